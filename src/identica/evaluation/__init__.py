@@ -1,0 +1,1 @@
+"""Evaluation: matching (MCC), baselines and nulls."""

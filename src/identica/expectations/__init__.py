@@ -1,0 +1,1 @@
+"""Expectations: how an average over q becomes finitely many nodes, and how gradients pass through it."""

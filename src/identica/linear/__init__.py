@@ -1,0 +1,1 @@
+"""Linear tools of the field: whitening, principal components, joint diagonalisation."""

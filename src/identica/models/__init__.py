@@ -1,0 +1,1 @@
+"""Models of how data arise: latent-variable models and flows."""

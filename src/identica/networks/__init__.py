@@ -1,0 +1,1 @@
+"""Networks: multilayer perceptrons, monotone functions and invertible layers."""

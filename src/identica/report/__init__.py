@@ -1,0 +1,1 @@
+"""The HTML report: findings go in, sections come out."""

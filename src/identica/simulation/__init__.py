@@ -1,0 +1,1 @@
+"""Simulation: sources, mixings and the named scenarios of the literature."""
