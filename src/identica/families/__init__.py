@@ -1,1 +1,15 @@
-"""Exponential families from four primitives; density, moments, Fisher information and KL are derived."""
+"""Exponential families for the distribution of one component given the auxiliary variable."""
+
+from identica.families.base import ExponentialFamily
+from identica.families.gaussian_location_scale import GaussianLocationScale
+from identica.families.gaussian_scale import GaussianScale
+from identica.families.generalized_gaussian import GeneralizedGaussian
+from identica.families.laplace_scale import LaplaceScale
+
+__all__ = [
+    "ExponentialFamily",
+    "GaussianLocationScale",
+    "GaussianScale",
+    "GeneralizedGaussian",
+    "LaplaceScale",
+]
