@@ -1,0 +1,132 @@
+"""The data set as a pytree, held-out rows, and rows that are gross spikes."""
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from identica.errors import DataError
+from identica.typing import Array, FloatArray, IntArray
+
+
+class Dataset(eqx.Module):
+    """Rows of observations with what belongs to each of them.
+
+    Attributes
+    ----------
+    x : Array of shape (N, d)
+        Observations, scaled as the model wants them.
+    u : Array of shape (N,) int, (N, m) float, or None
+        Segment codes, or encoded continuous auxiliary variable.
+    sequence : Array of shape (N,) int, or None
+        Which time series a row belongs to.
+    weight : Array of shape (N,) float, or None
+        Weight of each row; 0 for padding.
+    """
+
+    x: Any
+    u: Any = None
+    sequence: Any = None
+    weight: Any = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows N."""
+        return self.x.shape[0]
+
+    def rows(self, index: Any) -> "Dataset":
+        """The rows of an index array, mask or slice."""
+        take = lambda leaf: None if leaf is None else leaf[index]  # noqa: E731
+        return Dataset(take(self.x), take(self.u), take(self.sequence), take(self.weight))
+
+    def head(self, n: int) -> "Dataset":
+        """The first n rows (all of them if there are fewer)."""
+        return self if n >= self.n_rows else self.rows(slice(0, n))
+
+
+def mean_over_rows(values: Array, weight: Array | None) -> Array:
+    """Weighted mean of values (B,), in which rows of weight 0 do not count."""
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum()
+
+
+def held_out_split(
+    n_rows: int,
+    fraction: float,
+    rng: np.random.Generator,
+    *,
+    codes: IntArray | None = None,
+    sequence: IntArray | None = None,
+) -> tuple[IntArray, IntArray]:
+    """Draw held-out rows within each segment, leaving at least two rows of each to the fit.
+
+    Neighbouring rows of a time series resemble each other, so with ``sequence`` one contiguous block
+    of rows per segment is held out rather than scattered rows.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows N.
+    fraction : float in [0, 1)
+        Share of held-out rows; 0 holds out none.
+    rng : numpy.random.Generator
+        Source of randomness.
+    codes : int array of shape (N,), optional
+        Segment of each row.
+    sequence : int array of shape (N,), optional
+        Time series of each row.
+
+    Returns
+    -------
+    fit_rows, held_out_rows : int arrays
+        Both in random order.
+    """
+    if not 0 <= fraction < 1:
+        raise DataError(f"validation_fraction must lie in [0, 1), got {fraction!r}")
+    segment = np.zeros(n_rows, dtype=np.int64) if codes is None else np.asarray(codes, dtype=np.int64)
+    order = np.argsort(segment, kind="stable")
+    counts = np.bincount(segment)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    # Largest remainders: segments of five rows lend a row now and then, and the total is right.
+    exact = fraction * counts
+    take = np.floor(exact).astype(np.int64)
+    missing = round(fraction * n_rows) - int(take.sum())
+    if missing > 0:
+        ranked = np.argsort(-(exact - take) + 1e-9 * rng.random(len(counts)), kind="stable")
+        take[ranked[:missing]] += 1
+    take = np.clip(np.minimum(take, counts - 2), 0, None)
+    held_out: list[IntArray] = []
+    for start, count, n in zip(starts, counts, take, strict=True):
+        if n == 0:
+            continue
+        rows = order[start : start + count]
+        if sequence is None:
+            held_out.append(rng.choice(rows, n, replace=False))
+        else:
+            begin = int(rng.integers(count - n + 1))
+            held_out.append(rows[begin : begin + n])
+    mask = np.zeros(n_rows, dtype=bool)
+    if held_out:
+        mask[np.concatenate(held_out)] = True
+    return rng.permutation(np.flatnonzero(~mask)), rng.permutation(np.flatnonzero(mask))
+
+
+def gross_rows(x: FloatArray, threshold: float, *, largest_share: float = 0.01) -> IntArray:
+    """Rows with a value more than ``threshold`` robust standard deviations from its column's median.
+
+    One electrode spike of a million units would set the scale of its whole column and leave nothing
+    to learn. The robust standard deviation is 1.4826 times the median absolute deviation; a column
+    in which it is zero is not judged. If more than ``largest_share`` of all rows qualify, the data
+    are heavy-tailed rather than spiked, and none is reported.
+
+    Returns
+    -------
+    int array
+        Row indices in increasing order.
+    """
+    median = np.median(x, axis=0)
+    deviation = np.abs(x - median)
+    scale = 1.4826 * np.median(deviation, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.where(scale > 0, deviation > threshold * scale, False).any(axis=1)
+    rows = np.flatnonzero(far)
+    return rows if len(rows) <= largest_share * len(x) else rows[:0]

@@ -1,0 +1,147 @@
+"""Checkpoints: one file, replaced atomically, that refuses to resume anything but its own fit."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from identica.errors import ModelFileError, StorageError
+from identica.typing import PyTree
+
+_FORMAT = 1
+_NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint file holds."""
+
+    arrays: list[np.ndarray]
+    numbers: dict[str, Any]
+
+
+@dataclass
+class Checkpoint:
+    """Where and how often to save a running fit.
+
+    Attributes
+    ----------
+    folder : Path
+        Folder of the file ``checkpoint.safetensors``; made if it is missing.
+    fingerprint : str
+        Identifies data, options and seed; a file with another one is refused.
+    every_seconds : float
+        Least time between two writes.
+    """
+
+    folder: Path
+    fingerprint: str
+    every_seconds: float = 2.0
+    _last: float = field(default=float("-inf"), repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.folder) / _NAME
+
+    def write(self, state: PyTree, numbers: dict[str, Any], *, force: bool = False) -> None:
+        """Save ``state`` and JSON-ready ``numbers``, unless the last write was a moment ago.
+
+        Raises
+        ------
+        StorageError
+            If the disk is full or not writable; the previous checkpoint stays.
+        """
+        if not force and time.monotonic() - self._last < self.every_seconds:
+            return
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        arrays = {f"{i:05d}": leaf.copy(order="C") for i, leaf in enumerate(leaves)}
+        header = {
+            "format": str(_FORMAT),
+            "fingerprint": self.fingerprint,
+            "numbers": json.dumps(numbers),
+            "sha256": _digest(leaves),
+        }
+        write_atomically(self.path, save(arrays, metadata=header))
+        self._last = time.monotonic()
+
+    def read(self) -> Saved | None:
+        """The saved state, or None if there is none.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged, or belongs to other data, options or seed.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                header = file.metadata() or {}
+                arrays = [file.get_tensor(name) for name in sorted(file.keys())]
+            numbers = json.loads(header["numbers"])
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise ModelFileError(
+                f"{self.path} is not a readable checkpoint ({error}); delete it to start anew"
+            ) from None
+        if header.get("sha256") != _digest(arrays):
+            raise ModelFileError(f"{self.path} is damaged (checksum differs); delete it to start anew")
+        if header.get("fingerprint") != self.fingerprint:
+            raise ModelFileError(
+                f"{self.path} belongs to a fit of other data, options, seed or version; "
+                "resume with the same ones, or delete it to start anew"
+            )
+        return Saved(arrays, numbers)
+
+    def restore(self, template: PyTree, saved: Saved) -> PyTree:
+        """The saved arrays in the structure of ``template``."""
+        leaves, structure = jax.tree.flatten(template)
+        shapes = [(leaf.shape, np.asarray(leaf).dtype) for leaf in leaves]
+        if shapes != [(array.shape, array.dtype) for array in saved.arrays]:
+            raise ModelFileError(f"{self.path} holds arrays of other shapes; delete it to start anew")
+        return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in saved.arrays])
+
+    def remove(self) -> None:
+        """Delete the file once it is no longer needed."""
+        self.path.unlink(missing_ok=True)
+        if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; the old file is untouched and no partial file is left.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            error.errno,
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder",
+        ) from None
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,374 @@
+"""The one training loop: a Python loop over compiled chunks, for every method.
+
+Keys come from ``fold_in(key, step)``, so results do not depend on how steps are cut into compiled
+calls, and a resumed fit equals one that was never interrupted, bit for bit. Progress, held-out
+evaluation, early stopping, checkpoints and Ctrl-C act between chunks; nothing calls back from
+compiled code.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from identica.data import Dataset
+from identica.errors import Interrupted, NonFiniteError, Status
+from identica.random import named_key
+from identica.training.checkpoint import Checkpoint
+from identica.training.population import member, ranking, stack
+from identica.training.progress import Callback, Progress
+from identica.training.solvers import Solver
+from identica.training.stage import Evaluate, Objective, Stage
+from identica.typing import Array, Key, PyTree
+
+MONITOR_ROWS = 2**15
+"""Most rows of each part that are looked at between chunks; more would slow training, not inform it."""
+
+
+@dataclass
+class Fit:
+    """What training returns.
+
+    Attributes
+    ----------
+    system : PyTree
+        The best system of the last stage.
+    history : dict of arrays
+        ``stage, step, restart, loss, held_out``: one entry per chunk and restart, nats per row.
+    restarts : list of dict
+        Of the last stage that trained several: seed, held-out objective and status of each.
+    status : Status
+        How it ended.
+    n_steps : int
+        Solver steps, summed over stages.
+    """
+
+    system: PyTree
+    history: dict[str, np.ndarray]
+    restarts: list[dict[str, object]]
+    status: Status
+    n_steps: int
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint must hold of the running stage."""
+
+    arrays: PyTree
+    solver: PyTree
+    best: PyTree
+    best_held_out: np.ndarray
+    step: int = 0
+    stale: int = 0
+    records: list[dict[str, object]] = field(default_factory=list)
+    restarts: list[dict[str, object]] = field(default_factory=list)
+    n_steps: int = 0
+
+
+def fit(
+    stages: Sequence[Stage],
+    data: Dataset,
+    held_out: Dataset | None,
+    *,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | None = None,
+) -> Fit:
+    """Run the stages and return the best system of the last one.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        What to do, in order.
+    data : Dataset
+        Rows to fit, in random order (batches are contiguous slices).
+    held_out : Dataset or None
+        Rows for selection; None selects on the fitted rows.
+    seed : int
+        All randomness derives from it.
+    callbacks : sequence of callables
+        Called with `Progress` at each chunk border.
+    checkpoint : Checkpoint, optional
+        Where to save at chunk borders, and what to resume from.
+
+    Raises
+    ------
+    NonFiniteError
+        If no restart of a stage ever had a finite held-out objective.
+    Interrupted
+        On Ctrl-C, after the checkpoint has been written.
+    """
+    run = _Run(list(stages), data, held_out, seed, tuple(callbacks), checkpoint)
+    return run()
+
+
+class _Run:
+    def __init__(
+        self,
+        stages: list[Stage],
+        data: Dataset,
+        held_out: Dataset | None,
+        seed: int,
+        callbacks: tuple[Callback, ...],
+        checkpoint: Checkpoint | None,
+    ):
+        self.stages, self.data, self.seed, self.callbacks = stages, data, seed, callbacks
+        self.checkpoint = checkpoint
+        self.monitor_fit = data.head(MONITOR_ROWS)
+        self.monitor = self.monitor_fit if held_out is None else held_out.head(MONITOR_ROWS)
+        self.started = time.monotonic()
+        # Work of a stage in row-steps, for an honest progress bar.
+        rows = [min(s.batch_size or data.n_rows, data.n_rows) for s in stages]
+        self.work = [s.steps * s.restarts * r for s, r in zip(stages, rows, strict=True)]
+        self.stopped = False
+
+    def __call__(self) -> Fit:
+        first, state = self._resume()
+        kept: list[PyTree] = []
+        records: list[dict[str, object]] = []
+        restarts: list[dict[str, object]] = []
+        n_steps = 0
+        status = Status.CONVERGED
+        for index in range(first, len(self.stages)):
+            stage = self.stages[index]
+            if state is None:
+                arrays, static = self._population(index, kept)
+                state = _State(
+                    arrays,
+                    _init_solver(arrays, stage.solver, stage.steps),
+                    arrays,
+                    np.full(stage.restarts, np.inf),
+                    records=records,
+                    restarts=restarts,
+                    n_steps=n_steps,
+                )
+            else:
+                _, static = self._structure(index)
+            status = self._train(index, stage, state, static)
+            order = ranking(state.best_held_out)
+            if not np.isfinite(state.best_held_out[order[0]]):
+                raise NonFiniteError(
+                    f"the objective of stage {stage.name!r} was not finite in any of {stage.restarts} "
+                    "restart(s). Expected finite log-likelihoods; likely causes are extreme values in X or "
+                    "segments without variance. Try removing gross outliers, or precision='float64'"
+                )
+            if stage.restarts > 1 or not state.restarts:
+                state.restarts = [
+                    {"seed": int(r), "held_out": float(h), "status": _restart_status(h).name.lower()}
+                    for r, h in enumerate(state.best_held_out)
+                ]
+            kept = [member(state.best, static, int(r)) for r in order[: stage.keep]]
+            records, restarts, n_steps = state.records, state.restarts, state.n_steps
+            state = None
+            if self.stopped:
+                # The stages left still shape the system (a polish, a merge of parameters) without steps.
+                status = Status.STOPPED
+                kept = kept[:1]
+                for later in range(index + 1, len(self.stages)):
+                    kept = [self._prepare(later, kept[0], 0)]
+                break
+        history = _columns(records, [s.name for s in self.stages])
+        return Fit(kept[0], history, restarts, status, n_steps)
+
+    def _prepare(self, index: int, system: PyTree | None, restart: int) -> PyTree:
+        key = named_key(self.seed, "prepare", index, restart)
+        return self.stages[index].prepare(system, self.data, key)
+
+    def _population(self, index: int, kept: list[PyTree]) -> tuple[PyTree, PyTree]:
+        restarts = range(self.stages[index].restarts)
+        return stack([self._prepare(index, kept[r % len(kept)] if kept else None, r) for r in restarts])
+
+    def _structure(self, index: int) -> tuple[PyTree, PyTree]:
+        """Population of stage ``index`` with arbitrary values, to be filled from a checkpoint."""
+        system = None
+        for i in range(index + 1):
+            system = self._prepare(i, system, 0)
+        return stack([system] * self.stages[index].restarts)
+
+    def _resume(self) -> tuple[int, _State | None]:
+        saved = self.checkpoint.read() if self.checkpoint is not None else None
+        if saved is None or self.checkpoint is None:
+            return 0, None
+        index = saved.numbers["stage"]
+        stage = self.stages[index]
+        arrays, _ = self._structure(index)
+        template = (arrays, _init_solver(arrays, stage.solver, stage.steps), arrays)
+        trained, solver, best = self.checkpoint.restore(template, saved)
+        numbers = saved.numbers
+        return index, _State(
+            trained,
+            solver,
+            best,
+            np.asarray(numbers["best_held_out"], dtype=np.float64),
+            numbers["step"],
+            numbers["stale"],
+            numbers["records"],
+            numbers["restarts"],
+            numbers["n_steps"],
+        )
+
+    def _save(self, index: int, state: _State, *, force: bool = False) -> None:
+        if self.checkpoint is None:
+            return
+        numbers = {
+            "stage": index,
+            "step": state.step,
+            "stale": state.stale,
+            "best_held_out": state.best_held_out.tolist(),
+            "records": state.records,
+            "restarts": state.restarts,
+            "n_steps": state.n_steps,
+        }
+        self.checkpoint.write((state.arrays, state.solver, state.best), numbers, force=force)
+
+    def _train(self, index: int, stage: Stage, state: _State, static: PyTree) -> Status:
+        key = named_key(self.seed, "train", index)
+        n_rows = self.data.n_rows
+        batch_size = None if stage.batch_size is None or stage.batch_size >= n_rows else stage.batch_size
+        # Wrapped at the end, so that every row is equally often in a slice.
+        wrapped = self.data if batch_size is None else _wrap(self.data, batch_size)
+        try:
+            if state.step == 0 and not np.isfinite(state.best_held_out).any():
+                self._evaluate(index, stage, state, static, np.full(stage.restarts, np.nan))
+            while state.step < stage.steps:
+                if stage.patience is not None and state.stale >= stage.patience:
+                    break
+                stop = min(state.step + stage.chunk, stage.steps)
+                state.arrays, state.solver, loss = _train_chunk(
+                    state.arrays, state.solver, wrapped, key, jnp.asarray(state.step), jnp.asarray(stop),
+                    static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
+                )  # fmt: skip
+                state.n_steps += stop - state.step
+                state.step = stop
+                self._evaluate(index, stage, state, static, np.asarray(loss, dtype=np.float64))
+                self._save(index, state)
+                if self._report(index, stage, state):
+                    self.stopped = True
+                    return Status.STOPPED
+        except KeyboardInterrupt:
+            self._save(index, state, force=True)
+            raise Interrupted(
+                f"stopped by the user in stage {stage.name!r} at step {state.step} of {stage.steps}"
+            ) from None
+        best = int(ranking(state.best_held_out)[0])
+        finite = np.isfinite(_last(state.records, best, "loss", default=0.0))
+        return Status.CONVERGED if finite else Status.NON_FINITE
+
+    def _evaluate(self, index: int, stage: Stage, state: _State, static: PyTree, loss: np.ndarray) -> None:
+        key = named_key(self.seed, "evaluate", index)
+        held_out = np.asarray(
+            _evaluate_population(state.arrays, self.monitor_fit, self.monitor, key, static, stage.evaluate),
+            dtype=np.float64,
+        )
+        better = np.where(np.isfinite(held_out), held_out, np.inf) < state.best_held_out
+        state.best = _choose(jnp.asarray(better), state.arrays, state.best)
+        state.best_held_out = np.where(better, held_out, state.best_held_out)
+        state.stale = 0 if better.any() else state.stale + 1
+        state.records.append(
+            {"stage": index, "step": state.step, "loss": loss.tolist(), "held_out": held_out.tolist()}
+        )
+
+    def _report(self, index: int, stage: Stage, state: _State) -> bool:
+        best = int(ranking(state.best_held_out)[0])
+        done = sum(self.work[:index]) + self.work[index] * state.step / stage.steps
+        progress = Progress(
+            stage=index,
+            n_stages=len(self.stages),
+            name=stage.name,
+            step=state.step,
+            steps=stage.steps,
+            fraction=done / max(sum(self.work), 1),
+            loss=float(_last(state.records, best, "loss", default=np.nan)),
+            held_out=float(state.best_held_out[best]),
+            seconds=time.monotonic() - self.started,
+        )
+        return any([callback(progress) is True for callback in self.callbacks])
+
+
+def _wrap(data: Dataset, batch_size: int) -> Dataset:
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:batch_size]]), data)
+
+
+@eqx.filter_jit
+def _init_solver(arrays: PyTree, solver: Solver, steps: int) -> PyTree:
+    return jax.vmap(partial(solver.init, steps=steps))(arrays)
+
+
+@eqx.filter_jit
+def _train_chunk(
+    arrays: PyTree,
+    solver_state: PyTree,
+    data: Dataset,
+    key: Key,
+    start: Array,
+    stop: Array,
+    static: PyTree,
+    objective: Objective,
+    solver: Solver,
+    steps: int,
+    batch_size: int | None,
+    n_rows: int,
+) -> tuple[PyTree, PyTree, Array]:
+    """Steps ``start`` to ``stop`` of all restarts; the mean finite loss of each, NaN if none was."""
+    n_restarts = jax.tree.leaves(arrays)[0].shape[0]
+
+    def one_restart(arrays, state, batch, key):
+        loss = lambda a: objective(eqx.combine(a, static), batch, key=key)[0]  # noqa: E731
+        return solver.step(loss, arrays, state, steps)
+
+    def step(i, carry):
+        arrays, state, total, count = carry
+        rows_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+        batch = data
+        if batch_size is not None:
+            offset = jax.random.randint(rows_key, (), 0, n_rows)
+            batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, offset, batch_size), data)
+        keys = jax.random.split(noise_key, n_restarts)
+        arrays, state, loss, finite = jax.vmap(one_restart, (0, 0, None, 0))(arrays, state, batch, keys)
+        return arrays, state, total + jnp.where(finite, loss, 0.0), count + finite
+
+    zero = jnp.zeros(n_restarts)
+    arrays, solver_state, total, count = jax.lax.fori_loop(
+        start, stop, step, (arrays, solver_state, zero, zero)
+    )
+    return arrays, solver_state, total / count
+
+
+@eqx.filter_jit
+def _evaluate_population(
+    arrays: PyTree, fit_data: Dataset, held_out: Dataset, key: Key, static: PyTree, evaluate: Evaluate
+) -> Array:
+    one = lambda a: evaluate(eqx.combine(a, static), fit_data, held_out, key)  # noqa: E731
+    return jax.lax.map(one, arrays)  # one after another: memory stays that of one restart
+
+
+@jax.jit
+def _choose(better: Array, new: PyTree, old: PyTree) -> PyTree:
+    pick = lambda a, b: jnp.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(pick, new, old)
+
+
+def _restart_status(held_out: float) -> Status:
+    return Status.CONVERGED if np.isfinite(held_out) else Status.NON_FINITE
+
+
+def _last(records: list[dict[str, object]], restart: int, name: str, *, default: float) -> float:
+    values = records[-1][name] if records else None
+    return default if values is None or records[-1]["step"] == 0 else float(values[restart])  # type: ignore[index]
+
+
+def _columns(records: list[dict[str, object]], names: list[str]) -> dict[str, np.ndarray]:
+    rows = [
+        (names[int(r["stage"])], r["step"], restart, loss, held_out)  # type: ignore[arg-type]
+        for r in records
+        for restart, (loss, held_out) in enumerate(zip(r["loss"], r["held_out"], strict=True))  # type: ignore[arg-type]
+    ]
+    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), (), ()]
+    types = (np.str_, np.int64, np.int64, np.float64, np.float64)
+    keys = ("stage", "step", "restart", "loss", "held_out")
+    return {k: np.asarray(c, dtype=t) for k, c, t in zip(keys, columns, types, strict=True)}

@@ -1,0 +1,63 @@
+"""A stage: create or warm-start systems, train them with one solver on one objective, keep the best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from identica.data import Dataset
+from identica.training.solvers import Solver
+from identica.typing import Array, Key, PyTree
+
+Prepare: TypeAlias = Callable[[PyTree | None, Dataset, Key], PyTree]
+"""``prepare(system, fit_data, key) -> system``: create (system is None), grow or warm-start one restart.
+
+Its result's structure and shapes must not depend on the values in ``system``."""
+
+Objective: TypeAlias = Callable[..., tuple[Array, dict[str, Array]]]
+"""``objective(system, batch, *, key) -> (loss, metrics)``, nats per row, minimised; hashable."""
+
+Evaluate: TypeAlias = Callable[[PyTree, Dataset, Dataset, Key], Array]
+"""``evaluate(system, fit_data, held_out_data, key) -> scalar``, nats per row, lower is better; hashable."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the list that `identica.training.fit` runs.
+
+    Attributes
+    ----------
+    name : str
+        Shown in progress, history and reports.
+    prepare : callable
+        Makes each restart's system from one of the systems kept by the stage before.
+    objective : callable
+        What the solver minimises on batches.
+    evaluate : callable
+        What ranks restarts and chooses the best weights, on held-out rows.
+    solver : Solver
+        The optimiser.
+    steps : int
+        Length of the stage, and of the solver's schedule.
+    restarts : int
+        Systems trained side by side.
+    keep : int
+        How many of them go on.
+    batch_size : int or None
+        Rows per step; None takes all.
+    chunk : int
+        Steps between two looks at the held-out rows.
+    patience : int or None
+        End the stage after so many chunks without improvement in any restart; None runs to the end.
+    """
+
+    name: str
+    prepare: Prepare
+    objective: Objective
+    evaluate: Evaluate
+    solver: Solver
+    steps: int
+    restarts: int = 1
+    keep: int = 1
+    batch_size: int | None = None
+    chunk: int = 100
+    patience: int | None = None
