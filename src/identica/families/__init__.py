@@ -1,15 +1,21 @@
 """Exponential families for the distribution of one component given the auxiliary variable."""
 
 from identica.families.base import ExponentialFamily
+from identica.families.distribution import FamilyDistribution, as_distribution
 from identica.families.gaussian_location_scale import GaussianLocationScale
 from identica.families.gaussian_scale import GaussianScale
+from identica.families.general import General, RadialBaseMeasure
 from identica.families.generalized_gaussian import GeneralizedGaussian
 from identica.families.laplace_scale import LaplaceScale
 
 __all__ = [
     "ExponentialFamily",
+    "FamilyDistribution",
     "GaussianLocationScale",
     "GaussianScale",
+    "General",
     "GeneralizedGaussian",
     "LaplaceScale",
+    "RadialBaseMeasure",
+    "as_distribution",
 ]
