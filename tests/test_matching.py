@@ -104,6 +104,11 @@ def test_constant_columns_count_zero():
     assert metrics.mcc(s, s_hat) == pytest.approx(2 / 3)
     assert metrics.mcc(s, np.zeros_like(s), method="spearman") == 0.0
     assert metrics.mcc(np.full((10, 1), 0.3), np.arange(10.0)) == 0.0
+    # Long tables, where the sum that gives the mean is itself rounded.
+    long = np.random.default_rng(0).standard_normal((200_000, 2))
+    assert metrics.mcc(long, np.full_like(long, 0.1)) == 0.0
+    u = np.arange(200_000) % 3
+    assert metrics.mcc(long, np.stack([0.1 * u, 0.7 - u], axis=1), within=u) == 0.0
     # Little variation around a large value is still variation.
     assert metrics.mcc(s, 1e6 + 1e-3 * s) == pytest.approx(1.0, abs=1e-6)
 

@@ -37,7 +37,8 @@ def as_columns(values: Any, name: str, *, n_rows: int | None = None) -> FloatArr
     if bad.any():
         raise DataError(
             f"{name} is NaN or infinite in {bad.sum()} of {len(array)} rows, "
-            f"first in row {int(bad.argmax())}; a failed fit must not be scored as if it had worked: drop the rows or count the fit as failed"
+            f"first in row {int(bad.argmax())}; a failed fit must not be scored as if it had worked: "
+            "drop the rows or count the fit as failed"
         )
     return array
 
@@ -90,10 +91,16 @@ def segment_codes(u: Any, n_rows: int) -> tuple[IntArray, int]:
 
 def segment_means(values: FloatArray, codes: IntArray, n_segments: int) -> FloatArray:
     """Mean of each column in each segment, (M, columns); NaN where a segment has no rows."""
-    counts = np.bincount(codes, minlength=n_segments)
-    sums = np.stack([np.bincount(codes, weights=column, minlength=n_segments) for column in values.T], axis=1)
-    with np.errstate(invalid="ignore"):
-        return sums / counts[:, None]
+    counts = np.bincount(codes, minlength=n_segments)[:, None]
+
+    def mean(table: FloatArray) -> FloatArray:
+        sums = [np.bincount(codes, weights=column, minlength=n_segments) for column in table.T]
+        with np.errstate(invalid="ignore"):
+            return np.stack(sums, axis=1) / counts
+
+    # The second pass removes the rounding of long sums, so that columns constant within segments centre to 0.
+    first = mean(values)
+    return first + mean(values - first[codes])
 
 
 def standardised(
@@ -107,7 +114,8 @@ def standardised(
     largest = np.abs(values).max(0) if magnitude is None else magnitude
     safe = np.where(largest > 0, largest, 1.0)
     scaled = values / safe  # guards the squares below against overflow and underflow
-    centred = scaled - scaled.mean(0)
+    centred = scaled - scaled[0]  # exact zeros for a constant column, whatever the rounding of its mean
+    centred = centred - centred.mean(0)
     varies = np.abs(centred).max(0) > _ROUNDING
     if ranks:
         centred = rankdata(values, axis=0) - (len(values) + 1) / 2
@@ -119,7 +127,7 @@ def standardised(
 
 
 def least_squares_prediction(x: FloatArray, y: FloatArray, fit: IntArray, score: IntArray) -> FloatArray:
-    """Least-squares prediction of y (N, n) from x (N, d) and a constant: fitted on ``fit``, given on ``score``."""
+    """Least-squares prediction of y (N, n) from x (N, d) and 1: fitted on rows ``fit``, given on ``score``."""
     centre, target = x[fit].mean(0), y[fit].mean(0)
     spread = x[fit].std(0)
     scale = np.where(spread > 0, spread, 1.0)
