@@ -31,7 +31,7 @@ class Linear(eqx.Module):
         return self.weight @ x + self.bias[:, None]
 
     def log_abs_det(self) -> Array:
-        """log|det W|, a scalar."""
+        """log|det W|, a scalar (one per layer of a stack)."""
         return jnp.linalg.slogdet(self.weight)[1]
 
     def inverse(self, y: Array) -> Array:
@@ -47,45 +47,61 @@ class InvertibleNetwork(eqx.Module):
     """Linear maps with a monotone function per unit between them: L maps, L − 1 functions.
 
     Arrays are laid out (n, B), units first: segment sums are then matrix products and elementwise
-    work runs along contiguous rows.
+    work runs along contiguous rows. All layers but the last are stacked along a leading axis and
+    scanned, so that a deeper network compiles no slower.
+
+    Attributes
+    ----------
+    maps : Linear with leaves (L − 1, …)
+    functions : MonotoneHinges with leaves (L − 1, …)
+    last : Linear
     """
 
-    maps: tuple[Linear, ...]
-    functions: tuple[MonotoneHinges, ...]
+    maps: Linear
+    functions: MonotoneHinges
+    last: Linear
 
     @classmethod
     def random(cls, n: int, n_layers: int, *, key: Key) -> "InvertibleNetwork":
         """L = ``n_layers`` linear maps and L − 1 mildly nonlinear functions."""
-        maps_key, functions_key = jax.random.split(key)
-        maps = tuple(Linear.random(n, key=k) for k in jax.random.split(maps_key, n_layers))
-        keys = jax.random.split(functions_key, n_layers)[1:]
-        return cls(maps, tuple(MonotoneHinges.random(n, key=k) for k in keys))
+        maps_key, functions_key, last_key = jax.random.split(key, 3)
+        maps = jax.vmap(lambda k: Linear.random(n, key=k))(jax.random.split(maps_key, n_layers - 1))
+        functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(
+            jax.random.split(functions_key, n_layers - 1)
+        )
+        return cls(maps, functions, Linear.random(n, key=last_key))
 
     @property
     def n_layers(self) -> int:
         """Number L of linear maps."""
-        return len(self.maps)
+        return self.maps.bias.shape[-2] + 1
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """z (n, B) and log|det dz/dx| (B,) of x (n, B), nats."""
-        log_det = jnp.zeros(x.shape[1], x.dtype)
-        constant = jnp.zeros((), x.dtype)
-        for linear, function in zip(self.maps[:-1], self.functions, strict=True):
+
+        def layer(carry, parts):
+            x, log_det = carry
+            linear, function = parts
             x, log_slope = function(linear(x))
-            log_det = log_det + log_slope.sum(0)
-            constant = constant + linear.log_abs_det()
-        return self.maps[-1](x), log_det + constant + self.maps[-1].log_abs_det()
+            return (x, log_det + log_slope.sum(0)), None
+
+        start = (x, jnp.zeros(x.shape[1], x.dtype))
+        (x, log_det), _ = jax.lax.scan(layer, start, (self.maps, self.functions))
+        constant = self.maps.log_abs_det().sum() + self.last.log_abs_det()
+        return self.last(x), log_det + constant
 
     def inverse(self, z: Array) -> Array:
         """x (n, B) with z = network(x)."""
-        x = self.maps[-1].inverse(z)
-        for linear, function in zip(self.maps[-2::-1], self.functions[::-1], strict=True):
-            x = linear.inverse(function.inverse(x))
-        return x
+
+        def layer(x, parts):
+            linear, function = parts
+            return linear.inverse(function.inverse(x)), None
+
+        return jax.lax.scan(layer, self.last.inverse(z), (self.maps, self.functions), reverse=True)[0]
 
     def followed_by(self, weight: Array, bias: Array) -> "InvertibleNetwork":
         """The network with y ↦ weight · y + bias merged into its last linear map."""
-        return InvertibleNetwork((*self.maps[:-1], self.maps[-1].then(weight, bias)), self.functions)
+        return InvertibleNetwork(self.maps, self.functions, self.last.then(weight, bias))
 
     def grown(self, x: Array, *, key: Key, spread: float = 0.1) -> "InvertibleNetwork":
         """One more layer, computing nearly the same function.
@@ -115,7 +131,12 @@ class InvertibleNetwork(eqx.Module):
         undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
         back = (sd[:, None] * rotation.T) @ undo
         last = Linear(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
-        return InvertibleNetwork((*turned.maps, last), (*self.functions, function))
+        append = lambda stacked, one: jnp.concatenate([stacked, one[None]])  # noqa: E731
+        return InvertibleNetwork(
+            jax.tree.map(append, self.maps, turned.last),
+            jax.tree.map(append, self.functions, function),
+            last,
+        )
 
 
 def random_orthogonal(n: int, *, key: Key) -> Array:

@@ -9,10 +9,7 @@ compiled code.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,11 +17,12 @@ from identica.data import Dataset
 from identica.errors import Interrupted, NonFiniteError, Status
 from identica.random import named_key
 from identica.training.checkpoint import Checkpoint
+from identica.training.compiled import choose, evaluate_population, init_solver, minimize, train_chunk, wrap
 from identica.training.population import member, ranking, stack
 from identica.training.progress import Callback, Progress
-from identica.training.solvers import Solver
-from identica.training.stage import Evaluate, Objective, Stage
-from identica.typing import Array, Key, PyTree
+from identica.training.solvers import StepSolver
+from identica.training.stage import Stage
+from identica.typing import PyTree
 
 MONITOR_ROWS = 2**15
 """Most rows of each part that are looked at between chunks; more would slow training, not inform it."""
@@ -104,7 +102,12 @@ def fit(
         On Ctrl-C, after the checkpoint has been written.
     """
     run = _Run(list(stages), data, held_out, seed, tuple(callbacks), checkpoint)
-    return run()
+    try:
+        return run()
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("stopped by the user between two stages") from None
 
 
 class _Run:
@@ -140,7 +143,7 @@ class _Run:
                 arrays, static = self._population(index, kept)
                 state = _State(
                     arrays,
-                    _init_solver(arrays, stage.solver, stage.steps),
+                    init_solver(arrays, stage.solver, stage.steps),
                     arrays,
                     np.full(stage.restarts, np.inf),
                     records=records,
@@ -166,7 +169,7 @@ class _Run:
             records, restarts, n_steps = state.records, state.restarts, state.n_steps
             state = None
             if self.stopped:
-                # The stages left still shape the system (a polish, a merge of parameters) without steps.
+                # The stages left still shape the system, but take no steps.
                 status = Status.STOPPED
                 kept = kept[:1]
                 for later in range(index + 1, len(self.stages)):
@@ -197,7 +200,7 @@ class _Run:
         index = saved.numbers["stage"]
         stage = self.stages[index]
         arrays, _ = self._structure(index)
-        template = (arrays, _init_solver(arrays, stage.solver, stage.steps), arrays)
+        template = (arrays, init_solver(arrays, stage.solver, stage.steps), arrays)
         trained, solver, best = self.checkpoint.restore(template, saved)
         numbers = saved.numbers
         return index, _State(
@@ -231,7 +234,7 @@ class _Run:
         n_rows = self.data.n_rows
         batch_size = None if stage.batch_size is None or stage.batch_size >= n_rows else stage.batch_size
         # Wrapped at the end, so that every row is equally often in a slice.
-        wrapped = self.data if batch_size is None else _wrap(self.data, batch_size)
+        wrapped = self.data if batch_size is None else wrap(self.data, batch_size)
         try:
             if state.step == 0 and not np.isfinite(state.best_held_out).any():
                 self._evaluate(index, stage, state, static, np.full(stage.restarts, np.nan))
@@ -239,10 +242,15 @@ class _Run:
                 if stage.patience is not None and state.stale >= stage.patience:
                     break
                 stop = min(state.step + stage.chunk, stage.steps)
-                state.arrays, state.solver, loss = _train_chunk(
-                    state.arrays, state.solver, wrapped, key, jnp.asarray(state.step), jnp.asarray(stop),
-                    static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
-                )  # fmt: skip
+                if isinstance(stage.solver, StepSolver):
+                    state.arrays, state.solver, loss = train_chunk(
+                        state.arrays, state.solver, wrapped, key, jnp.asarray(state.step), jnp.asarray(stop),
+                        static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
+                    )  # fmt: skip
+                else:
+                    state.arrays, loss = minimize(
+                        stage.solver, stage.objective, state.arrays, static, self.data, key, stop - state.step
+                    )
                 state.n_steps += stop - state.step
                 state.step = stop
                 self._evaluate(index, stage, state, static, np.asarray(loss, dtype=np.float64))
@@ -261,12 +269,11 @@ class _Run:
 
     def _evaluate(self, index: int, stage: Stage, state: _State, static: PyTree, loss: np.ndarray) -> None:
         key = named_key(self.seed, "evaluate", index)
-        held_out = np.asarray(
-            _evaluate_population(state.arrays, self.monitor_fit, self.monitor, key, static, stage.evaluate),
-            dtype=np.float64,
+        held_out = evaluate_population(
+            state.arrays, self.monitor_fit, self.monitor, key, static, stage.evaluate
         )
         better = np.where(np.isfinite(held_out), held_out, np.inf) < state.best_held_out
-        state.best = _choose(jnp.asarray(better), state.arrays, state.best)
+        state.best = choose(jnp.asarray(better), state.arrays, state.best)
         state.best_held_out = np.where(better, held_out, state.best_held_out)
         state.stale = 0 if better.any() else state.stale + 1
         state.records.append(
@@ -288,69 +295,6 @@ class _Run:
             seconds=time.monotonic() - self.started,
         )
         return any([callback(progress) is True for callback in self.callbacks])
-
-
-def _wrap(data: Dataset, batch_size: int) -> Dataset:
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:batch_size]]), data)
-
-
-@eqx.filter_jit
-def _init_solver(arrays: PyTree, solver: Solver, steps: int) -> PyTree:
-    return jax.vmap(partial(solver.init, steps=steps))(arrays)
-
-
-@eqx.filter_jit
-def _train_chunk(
-    arrays: PyTree,
-    solver_state: PyTree,
-    data: Dataset,
-    key: Key,
-    start: Array,
-    stop: Array,
-    static: PyTree,
-    objective: Objective,
-    solver: Solver,
-    steps: int,
-    batch_size: int | None,
-    n_rows: int,
-) -> tuple[PyTree, PyTree, Array]:
-    """Steps ``start`` to ``stop`` of all restarts; the mean finite loss of each, NaN if none was."""
-    n_restarts = jax.tree.leaves(arrays)[0].shape[0]
-
-    def one_restart(arrays, state, batch, key):
-        loss = lambda a: objective(eqx.combine(a, static), batch, key=key)[0]  # noqa: E731
-        return solver.step(loss, arrays, state, steps)
-
-    def step(i, carry):
-        arrays, state, total, count = carry
-        rows_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-        batch = data
-        if batch_size is not None:
-            offset = jax.random.randint(rows_key, (), 0, n_rows)
-            batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, offset, batch_size), data)
-        keys = jax.random.split(noise_key, n_restarts)
-        arrays, state, loss, finite = jax.vmap(one_restart, (0, 0, None, 0))(arrays, state, batch, keys)
-        return arrays, state, total + jnp.where(finite, loss, 0.0), count + finite
-
-    zero = jnp.zeros(n_restarts)
-    arrays, solver_state, total, count = jax.lax.fori_loop(
-        start, stop, step, (arrays, solver_state, zero, zero)
-    )
-    return arrays, solver_state, total / count
-
-
-@eqx.filter_jit
-def _evaluate_population(
-    arrays: PyTree, fit_data: Dataset, held_out: Dataset, key: Key, static: PyTree, evaluate: Evaluate
-) -> Array:
-    one = lambda a: evaluate(eqx.combine(a, static), fit_data, held_out, key)  # noqa: E731
-    return jax.lax.map(one, arrays)  # one after another: memory stays that of one restart
-
-
-@jax.jit
-def _choose(better: Array, new: PyTree, old: PyTree) -> PyTree:
-    pick = lambda a, b: jnp.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
-    return jax.tree.map(pick, new, old)
 
 
 def _restart_status(held_out: float) -> Status:

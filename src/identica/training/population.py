@@ -14,7 +14,12 @@ def stack(systems: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
     """Arrays with a leading restart axis (R, …), and the static rest that all restarts share."""
     parts = [eqx.partition(system, eqx.is_inexact_array) for system in systems]
     arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p[0] for p in parts))
-    return arrays, parts[0][1]
+    return strongly_typed(arrays), parts[0][1]
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """The same arrays without JAX's weak types, which would compile the same loop a second time."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def member(arrays: PyTree, static: PyTree, index: int) -> PyTree:

@@ -3,16 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import scipy.optimize
 
 from identica.typing import Array, PyTree
 
 
-class Solver(ABC):
-    """A frozen, hashable description of an optimiser."""
+class StepSolver(ABC):
+    """A frozen, hashable description of an optimiser whose steps are compiled into chunks."""
 
     @abstractmethod
     def init(self, params: PyTree, steps: int) -> PyTree:
@@ -26,7 +29,7 @@ class Solver(ABC):
 
 
 @dataclass(frozen=True)
-class Adam(Solver):
+class Adam(StepSolver):
     """Adam with clipped gradients, linear warm-up and cosine decay over the stage.
 
     Attributes
@@ -68,29 +71,31 @@ class Adam(Solver):
 
 
 @dataclass(frozen=True)
-class LBFGS(Solver):
-    """Limited-memory BFGS with a zoom line search, for a deterministic objective on all rows."""
+class LBFGS:
+    """Limited-memory BFGS (SciPy) for a deterministic objective on all rows.
 
-    memory: int = 20
-    line_search_steps: int = 12
+    Each chunk starts anew from the parameters alone, so that there is no other state to save.
 
-    def _transform(self) -> optax.GradientTransformationExtraArgs:
-        search = optax.scale_by_zoom_linesearch(
-            self.line_search_steps, initial_guess_strategy="one", max_learning_rate=1.0
+    Attributes
+    ----------
+    memory : int
+        Number of remembered steps.
+    """
+
+    memory: int = 30
+
+    def minimize(
+        self,
+        value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+        vector: np.ndarray,
+        iterations: int,
+    ) -> tuple[np.ndarray, float]:
+        """The vector after so many iterations, and its loss."""
+        options = {"maxiter": iterations, "maxcor": self.memory, "ftol": 1e-10, "gtol": 1e-7}
+        result = scipy.optimize.minimize(
+            value_and_gradient, vector.astype(np.float64), jac=True, method="L-BFGS-B", options=options
         )
-        return optax.lbfgs(memory_size=self.memory, linesearch=search)
+        return result.x, float(result.fun)
 
-    def init(self, params: PyTree, steps: int) -> PyTree:
-        return self._transform().init(params)
 
-    def step(
-        self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, steps: int
-    ) -> tuple[PyTree, PyTree, Array, Array]:
-        value, gradient = optax.value_and_grad_from_state(loss)(params, state=state)
-        updates, new_state = self._transform().update(
-            gradient, state, params, value=value, grad=gradient, value_fn=loss
-        )
-        new = optax.apply_updates(params, updates)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(new))
-        keep = lambda a, b: jnp.where(finite, a, b)  # noqa: E731
-        return jax.tree.map(keep, new, params), jax.tree.map(keep, new_state, state), value, finite
+Solver: TypeAlias = StepSolver | LBFGS
