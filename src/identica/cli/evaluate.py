@@ -1,0 +1,123 @@
+"""``identica evaluate``: how well a fitted run describes other rows, and recovers known sources."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+
+from identica.cli.output import Common, UsageError, emit, say, short_warnings
+from identica.cli.runs import Run
+
+_COLUMNS = Parameter(negative=())
+
+
+def evaluate(
+    run: Path,
+    table: Path,
+    *,
+    u: Annotated[list[str] | None, _COLUMNS] = None,
+    truth: str | None = None,
+    out: Path | None = None,
+    common: Common | None = None,
+) -> None:
+    """Score a fitted run on another table, and against true sources where they are known.
+
+    Prints the log-likelihood per row (mean and standard error, in nats) and, with --truth, the mean
+    correlation coefficient between true and recovered sources after matching them.
+
+    Parameters
+    ----------
+    run
+        Run folder that `identica fit` wrote.
+    table
+        Table with the columns that the run was fitted on.
+    u
+        Columns of the auxiliary variable; those of the fit if omitted.
+    truth
+        True sources: columns of the table (s1,s2 or 's*'), or a file with one row per row.
+    out
+        File for the log-likelihood of every row.
+    """
+    common = common or Common()
+    import pandas as pd
+
+    from identica.cli.checks import check_selection
+    from identica.cli.selection import select_by_name
+    from identica.cli.tables import read_table
+    from identica.cli.writing import check_output, write_frame
+    from identica.report.storage import sha256_of
+
+    if out is not None:
+        check_output(out)
+    estimator, record = Run(run).load()
+    data = read_table(table)
+    selection = select_by_name(data, record["columns"], u or record["u"])
+    check_selection(selection, fit=False)
+    known = None if truth is None else _truth(truth, data)
+    seen = sha256_of(table) == record["sha256"]
+    if seen:
+        say("note: the run was fitted on this very table, so these are no scores of unseen rows")
+    x, auxiliary = selection.observations_frame(), selection.auxiliary()
+    with short_warnings() as warnings:
+        scores = np.asarray(estimator.score_samples(x, u=auxiliary), dtype=np.float64)
+        matching = None if known is None else _match(known, estimator, x, auxiliary)
+    error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else None
+    say(
+        f"log-likelihood: {scores.mean():.4f} nats per row"
+        + (f" (standard error {error:.4f})" if error is not None else "")
+        + f", {len(scores)} rows"
+    )
+    if matching is not None:
+        for name, value in matching.items():
+            say(f"MCC {name}: {value:.4f}")
+    if out is not None:
+        write_frame(out, pd.DataFrame({"log_likelihood": scores}))
+    emit(
+        common,
+        "evaluate",
+        {
+            "run": str(run),
+            "n_rows": len(scores),
+            "log_likelihood": {
+                "mean": float(scores.mean()),
+                "standard_error": error,
+                "unit": "nats per row",
+            },
+            "mcc": matching,
+            "training_table": seen,
+            "out": None if out is None else str(out),
+            "warnings": warnings,
+        },
+    )
+
+
+def _truth(truth: str, data: Any) -> np.ndarray:
+    """True sources (N, n), from columns of the table or from a file of their own."""
+    from identica.cli.checks import check_selection
+    from identica.cli.selection import Selection, find_columns, split_names
+    from identica.cli.tables import read_table
+
+    if Path(truth).is_file():
+        table = read_table(truth)
+        selection = Selection(table, table.names, [])
+        if table.n_rows != data.n_rows:
+            raise UsageError(
+                f"--truth {truth} has {table.n_rows} rows, {data.path} has {data.n_rows}; they must match"
+            )
+    else:
+        selection = Selection(data, find_columns(data, split_names([truth]), "--truth"), [])
+    check_selection(selection, fit=False)
+    return selection.observations()
+
+
+def _match(known: np.ndarray, estimator: Any, x: Any, u: Any) -> dict[str, float]:
+    from identica.metrics import mcc
+
+    estimate = np.asarray(estimator.transform(x, u=u), dtype=np.float64)
+    scores = {method: float(mcc(known, estimate, method=method)) for method in ("pearson", "spearman")}
+    if u is not None and estimator.auxiliary_.kind == "discrete":
+        # Without centring by u, a model that only reproduces the means of the segments scores well.
+        codes = estimator.auxiliary_.encode(u)
+        scores["pearson_within_u"] = float(mcc(known, estimate, within=codes))
+    return scores

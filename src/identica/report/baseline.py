@@ -1,0 +1,81 @@
+"""Linear ICA on the same rows: the score that a nonlinear model has to beat."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from identica.errors import IdenticaError
+
+
+def linear_method(u: Any) -> str:
+    """Joint diagonalisation where u names segments, which it uses; FastICA where it does not."""
+    if u is None:
+        return "fastica"
+    from identica.auxiliary import AuxiliaryEncoder
+
+    return "joint-diagonalization" if AuxiliaryEncoder.from_values(u).kind == "discrete" else "fastica"
+
+
+def rows_of(u: Any, rows: np.ndarray) -> Any:
+    """Rows of u, whatever holds it."""
+    if u is None:
+        return None
+    return u.iloc[rows] if hasattr(u, "iloc") else np.asarray(u)[rows]
+
+
+def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] | None:
+    """Log-likelihood of held-out rows under the model and under linear ICA fitted on the same rows.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        With ``fit_rows_`` and ``held_out_rows_``.
+    x : pandas.DataFrame of shape (N, d)
+        Observations.
+    u : Series, data frame or None
+        Auxiliary variable.
+
+    Returns
+    -------
+    dict or None
+        ``model``, ``linear`` and ``difference``, each with ``mean`` and ``standard_error`` in nats per
+        row; ``linear`` is None for a model that is linear ICA itself, or says in ``error`` why linear
+        ICA failed. None if no rows were held out.
+    """
+    held_out = np.asarray(estimator.held_out_rows_)
+    if len(held_out) == 0:
+        return None
+    x_held, u_held = x.iloc[held_out], rows_of(u, held_out)
+    model = np.asarray(estimator.score_samples(x_held, u=u_held), dtype=np.float64)
+    scores: dict[str, Any] = {
+        "unit": "nats per row",
+        "n_rows": len(held_out),
+        "model": {"name": type(estimator).__name__, **_mean(model)},
+        "linear": None,
+        "difference": None,
+    }
+    from identica import LinearICA
+
+    if isinstance(estimator, LinearICA):
+        return scores
+    method = linear_method(u)
+    fit_rows = np.asarray(estimator.fit_rows_)
+    baseline = LinearICA(
+        estimator.n_components_, method=method, validation_fraction=0.0, random_state=estimator.seed_
+    )
+    try:
+        baseline.fit(x.iloc[fit_rows], u=rows_of(u, fit_rows))
+        linear = np.asarray(baseline.score_samples(x_held, u=u_held), dtype=np.float64)
+    except (IdenticaError, np.linalg.LinAlgError) as error:
+        # A failed comparison must not cost the result of a long fit; the report says what happened.
+        scores["linear"] = {"name": f"linear ICA ({method})", "error": str(error)}
+        return scores
+    scores["linear"] = {"name": f"linear ICA ({method})", **_mean(linear)}
+    scores["difference"] = _mean(model - linear)
+    return scores
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return {"mean": float(values.mean()), "standard_error": float(error)}

@@ -1,0 +1,156 @@
+"""From a fitted estimator to the contents of a report: the only place that computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from identica.errors import Status
+from identica.report import statements
+from identica.report.baseline import held_out_scores
+from identica.report.contents import ReportContents
+
+
+def collect(
+    estimator: Any,
+    x: pd.DataFrame,
+    u: Any = None,
+    *,
+    places: Callable[[list[int]], list[str]] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> ReportContents:
+    """Sources, scores and findings of a fitted estimator.
+
+    Parameters
+    ----------
+    estimator : FlowICA, IVAE, VAE or LinearICA
+        Fitted on ``x`` and ``u``.
+    x : pandas.DataFrame of shape (N, d)
+        The rows it was fitted on, held-out rows included.
+    u : Series or data frame with N rows, optional
+        The auxiliary variable.
+    places : callable, optional
+        Names rows by where they stand in the user's file; rows counted from 1 if omitted.
+    facts : dict, optional
+        Further facts to show, for example the file.
+    """
+    places = places or (lambda rows: [f"row {row + 1}" for row in rows])
+    sources = np.asarray(estimator.transform(x, u=u), dtype=np.float64)
+    names = [str(name) for name in estimator.get_feature_names_out()]
+    auxiliary = pd.DataFrame(u).reset_index(drop=True) if u is not None else pd.DataFrame(index=range(len(x)))
+    encoder: Any = estimator.auxiliary_
+    kind = "none" if u is None or encoder is None else encoder.kind
+    n_segments = encoder.n_segments if kind == "discrete" else 0
+    codes = encoder.encode(u) if kind == "discrete" else None
+    gross = np.asarray(estimator.gross_rows_, dtype=int)
+    used = np.setdiff1d(np.arange(len(x)), gross)
+    n = int(estimator.n_components_)
+    scores = held_out_scores(estimator, x, u)
+    status: Status = estimator.status_
+    name = type(estimator).__name__
+
+    used_codes = None if codes is None else codes[used]
+    findings = [statements.convergence(status, int(estimator.n_iter_)), *statements.held_out(scores, name)]
+    findings += [
+        finding
+        for finding in (
+            statements.restarts(list(estimator.restarts_), n),
+            statements.distinct_values(n_segments, n, _statistics(estimator))
+            if _uses_u(name) and n_segments
+            else None,
+            statements.modulation(sources[used], used_codes, names) if used_codes is not None else None,
+            statements.independence(sources[used], used_codes, names),
+            statements.excluded_rows(len(gross), len(x)),
+        )
+        if finding is not None
+    ]
+    return ReportContents(
+        title=f"{name}: {n} source{'s' if n != 1 else ''} of {x.shape[1]} columns",
+        facts={
+            **(facts or {}),
+            "method": name,
+            "parameters": _parameters(estimator),
+            "n_components": n,
+            "n_rows": len(x),
+            "columns": [str(column) for column in x.columns],
+            "u": [str(column) for column in auxiliary.columns],
+            "kind": kind,
+            "n_segments": n_segments,
+            "rows_fitted": len(estimator.fit_rows_),
+            "rows_held_out": len(estimator.held_out_rows_),
+            "rows_excluded": len(gross),
+            "seed": int(estimator.seed_),
+            "steps": int(estimator.n_iter_),
+            "seconds": float(estimator.fit_seconds_),
+        },
+        findings=tuple(findings),
+        sources=pd.DataFrame(sources, columns=names),
+        auxiliary=auxiliary,
+        history={key: np.asarray(value) for key, value in estimator.history_.items()},
+        restarts=[_restart(record) for record in estimator.restarts_],
+        scores=scores,
+        loadings=_correlation(sources[used], x.to_numpy(dtype=np.float64)[used]),
+        excluded=_excluded(x, gross, places),
+    )
+
+
+def _uses_u(name: str) -> bool:
+    return name not in ("VAE", "LinearICA")
+
+
+def _statistics(estimator: Any) -> int:
+    """Sufficient statistics per source that change with u: mean and variance, or a scale alone."""
+    return 1 if "scale" in str(getattr(estimator, "prior", "gaussian")) else 2
+
+
+def _parameters(estimator: Any) -> dict[str, Any]:
+    hidden = {"callbacks", "checkpoint", "random_state", "n_components"}
+    plain = (bool, int, float, str, type(None))
+    return {
+        key: value if isinstance(value, plain) else str(value)
+        for key, value in estimator.get_params(deep=False).items()
+        if key not in hidden
+    }
+
+
+def _restart(record: dict[str, Any]) -> dict[str, Any]:
+    status = record.get("status", "")
+    held_out = float(record["held_out"])
+    return {
+        "seed": int(record["seed"]),
+        "held_out": held_out if np.isfinite(held_out) else None,
+        "status": status.name.lower() if isinstance(status, Status) else str(status),
+    }
+
+
+def _correlation(sources: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def standardised(values: np.ndarray) -> np.ndarray:
+        # A collapsed source has no spread; its correlations are then 0.
+        return (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
+
+    return standardised(sources).T @ standardised(x) / len(x)
+
+
+def _excluded(
+    x: pd.DataFrame, gross: np.ndarray, places: Callable[[list[int]], list[str]]
+) -> list[dict[str, Any]]:
+    if len(gross) == 0:
+        return []
+    values = x.to_numpy(dtype=np.float64)
+    median = np.median(values, axis=0)
+    scale = 1.4826 * np.median(np.abs(values - median), axis=0)
+    distance = np.abs(values[gross] - median) / np.where(scale > 0, scale, np.inf)
+    worst = distance.argmax(axis=1)
+    return [
+        {
+            "row": int(row),
+            "place": place,
+            "column": str(x.columns[column]),
+            "value": float(values[row, column]),
+            "robust_sd": float(distance[position, column]),
+        }
+        for position, (row, place, column) in enumerate(
+            zip(gross, places(gross.tolist()), worst, strict=True)
+        )
+    ]
