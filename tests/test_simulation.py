@@ -346,3 +346,10 @@ def test_nothing_beats_the_ceiling_and_more_noise_lowers_it():
         values.append(data.ceiling(n_rows=150).value)
         assert data.best_linear() < values[-1] + 0.01
     assert values[0] > values[1] > values[2]
+
+
+def test_a_ceiling_from_too_few_effective_draws_warns():
+    data = simulate("tcl", seed=0, n_components=15, n_segments=10, n_per_segment=20, noise=0.05)
+    with pytest.warns(UserWarning, match="doubtful"):
+        found = data.ceiling(n_rows=20)
+    assert found.achieved < found.value

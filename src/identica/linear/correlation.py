@@ -127,7 +127,7 @@ def standardised(
 
 
 def least_squares_prediction(x: FloatArray, y: FloatArray, fit: IntArray, score: IntArray) -> FloatArray:
-    """Least-squares prediction of y (N, n) from x (N, d) and 1: fitted on rows ``fit``, given on ``score``."""
+    """Least-squares prediction of y (N, n) from x (N, d) and 1: fitted on ``fit``, given on ``score``."""
     centre, target = x[fit].mean(0), y[fit].mean(0)
     spread = x[fit].std(0)
     scale = np.where(spread > 0, spread, 1.0)

@@ -1,5 +1,6 @@
 """What can be attained at best: by the Bayes posterior mean, by a linear map, by u alone."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,12 @@ from identica.typing import FloatArray, IntArray
 _FREEDOM = 5.0
 _WIDENING = 1.5
 _PRIOR_SHARE = 0.1
-# Metropolis moves that follow: chains per row, steps dropped, steps averaged.
+# Metropolis moves that follow: chains per row; steps dropped and averaged, per component.
 _CHAINS = 16
-_BURN_IN = 100
-_MOVES = 300
+_BURN_IN = 20
+_MOVES = 60
+# Fewer effective draws per row than this make the ceiling doubtful.
+_TOO_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Ceiling:
     standard_error : float
         Bootstrap standard error of ``value`` over the rows used.
     effective_samples : float
-        Median over rows of the effective number of posterior draws; below about 30 the value is
-        doubtful. Infinite where no sampling was needed.
+        Median over rows of the effective number of posterior draws; below 30 the value is
+        doubtful, usually too high, and a warning says so. Infinite where no sampling was needed.
     achieved : float
         The same formula with the squared errors of the computed posterior means, measured on the true
         sources of the rows used. Noisier than ``value``, but an independent check of it.
@@ -104,11 +107,18 @@ def ceiling(
 
     draws = rng.integers(len(rows), size=(200, len(rows)))
     spread = np.std([reached(variance[draw].mean(0), total) for draw in draws], ddof=1)
+    draws_per_row = float(np.median(effective))
+    if draws_per_row < _TOO_FEW:
+        warnings.warn(
+            f"the ceiling is doubtful, usually too high: only {draws_per_row:.0f} effective posterior draws "
+            "per row. Compare `value` with `achieved`; fewer components, layers or less noise are easier",
+            stacklevel=3,
+        )
     return Ceiling(
         value=reached(variance.mean(0), total),
         within=reached(variance.mean(0), inner),
         standard_error=float(spread),
-        effective_samples=float(np.median(effective)),
+        effective_samples=draws_per_row,
         achieved=reached(((mean - S[rows]) ** 2).mean(0), total),
     )
 
@@ -209,20 +219,22 @@ def _resample_and_move(
     labels = np.repeat(u[:, None], _CHAINS, axis=1)
     value = log_joint(state, labels)
     total, squares = np.zeros_like(state), np.zeros_like(state)
-    for iteration in range(_BURN_IN + _MOVES):
+    burn_in, moves = _BURN_IN * n, _MOVES * n  # random walks slow down in proportion to the dimension
+    for iteration in range(burn_in + moves):
         size = rng.choice([1.0, 0.3, 0.1])  # several sizes: near a kink only short moves are accepted
         trial = state + size * rng.standard_normal(state.shape) @ root
         trial_value = log_joint(trial, labels)
         accepted = np.log(rng.uniform(size=value.shape)) < trial_value - value
         state = np.where(accepted[..., None], trial, state)
         value = np.where(accepted, trial_value, value)
-        if iteration >= _BURN_IN:
+        if iteration >= burn_in:
             total += state - mean[:, None]
             squares += (state - mean[:, None]) ** 2
-    chain_means = total / _MOVES
-    variance = squares.mean(1) / _MOVES - chain_means.mean(1) ** 2
-    # Chains that agree have means with variance (posterior variance) / (effective draws per chain).
+    chain_means = total / moves
     disagreement = chain_means.var(1, ddof=1)
+    # The second moment around the overall mean is too small by the variance of that mean.
+    variance = squares.mean(1) / moves - chain_means.mean(1) ** 2 + disagreement / _CHAINS
+    # Chains that agree have means with variance (posterior variance) / (effective draws per chain).
     effective = _CHAINS * np.median(variance / np.maximum(disagreement, 1e-300), axis=1)
     return variance, mean + chain_means.mean(1), effective
 
