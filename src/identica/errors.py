@@ -42,3 +42,7 @@ class Status(enum.Enum):
     def ok(self) -> bool:
         """Whether the result can be used without a warning."""
         return self in (Status.CONVERGED, Status.STOPPED)
+
+
+class DataWarning(UserWarning):
+    """Something about the data was changed or set aside; the message says what, and how to avoid it."""

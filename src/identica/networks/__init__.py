@@ -1,1 +1,6 @@
 """Networks: multilayer perceptrons, monotone functions and invertible layers."""
+
+from identica.networks.invertible import AffineMap, InvertibleNetwork
+from identica.networks.monotone import MonotoneHinges
+
+__all__ = ["AffineMap", "InvertibleNetwork", "MonotoneHinges"]

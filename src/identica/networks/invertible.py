@@ -8,7 +8,7 @@ from identica.networks.monotone import MonotoneHinges
 from identica.typing import Array, Key
 
 
-class Linear(eqx.Module):
+class AffineMap(eqx.Module):
     """y = W x + c with square W.
 
     Attributes
@@ -21,7 +21,7 @@ class Linear(eqx.Module):
     bias: Array
 
     @classmethod
-    def random(cls, n: int, *, key: Key) -> "Linear":
+    def random(cls, n: int, *, key: Key) -> "AffineMap":
         """A random orthogonal matrix and a small bias."""
         weight_key, bias_key = jax.random.split(key)
         return cls(random_orthogonal(n, key=weight_key), 0.1 * jax.random.normal(bias_key, (n,)))
@@ -38,9 +38,9 @@ class Linear(eqx.Module):
         """(n, B) to (n, B)."""
         return jnp.linalg.solve(self.weight, y - self.bias[:, None])
 
-    def then(self, weight: Array, bias: Array) -> "Linear":
+    def then(self, weight: Array, bias: Array) -> "AffineMap":
         """This map followed by y ↦ weight · y + bias."""
-        return Linear(weight @ self.weight, weight @ self.bias + bias)
+        return AffineMap(weight @ self.weight, weight @ self.bias + bias)
 
 
 class InvertibleNetwork(eqx.Module):
@@ -52,24 +52,24 @@ class InvertibleNetwork(eqx.Module):
 
     Attributes
     ----------
-    maps : Linear with leaves (L − 1, …)
+    maps : AffineMap with leaves (L − 1, …)
     functions : MonotoneHinges with leaves (L − 1, …)
-    last : Linear
+    last : AffineMap
     """
 
-    maps: Linear
+    maps: AffineMap
     functions: MonotoneHinges
-    last: Linear
+    last: AffineMap
 
     @classmethod
     def random(cls, n: int, n_layers: int, *, key: Key) -> "InvertibleNetwork":
         """L = ``n_layers`` linear maps and L − 1 mildly nonlinear functions."""
         maps_key, functions_key, last_key = jax.random.split(key, 3)
-        maps = jax.vmap(lambda k: Linear.random(n, key=k))(jax.random.split(maps_key, n_layers - 1))
+        maps = jax.vmap(lambda k: AffineMap.random(n, key=k))(jax.random.split(maps_key, n_layers - 1))
         functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(
             jax.random.split(functions_key, n_layers - 1)
         )
-        return cls(maps, functions, Linear.random(n, key=last_key))
+        return cls(maps, functions, AffineMap.random(n, key=last_key))
 
     @property
     def n_layers(self) -> int:
@@ -130,7 +130,7 @@ class InvertibleNetwork(eqx.Module):
         ridge = 1e-6 * jnp.trace(gram) / n * jnp.eye(n, dtype=gram.dtype)
         undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
         back = (sd[:, None] * rotation.T) @ undo
-        last = Linear(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
+        last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
         append = lambda stacked, one: jnp.concatenate([stacked, one[None]])  # noqa: E731
         return InvertibleNetwork(
             jax.tree.map(append, self.maps, turned.last),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from identica.data import Dataset, mean_over_rows
-from identica.families import ExponentialFamily
 from identica.models.flow import FlowModel
+from identica.models.priors import SegmentPrior
 from identica.typing import Array, Key
 
 BLOCK_ROWS = 2**15
@@ -61,7 +61,7 @@ class HeldOutProfile:
         natural = system.family.natural_from_expectation(shrink(means, counts))
 
         def log_prob(batch: Dataset) -> Array:
-            z, log_det = system.sources(batch.x)
+            z, log_det = system.latents(batch.x)
             return system.family.log_prob(z, natural[batch.u]).sum(-1) + log_det
 
         return -_blockwise_mean(log_prob, held_out)
@@ -111,12 +111,11 @@ def shrink(means: Array, counts: Array, *, strength: float = 1.0) -> Array:
     return own * means + (1 - own) * pooled
 
 
-def fitted_natural_parameters(
-    family: ExponentialFamily, system: FlowModel, data: Dataset, n_segments: int
-) -> tuple[Array, Array]:
-    """Natural parameters (M, n, k) of each segment's prior on all rows, and segment shares (M,)."""
+def segment_prior(system: FlowModel, data: Dataset, n_segments: int) -> SegmentPrior:
+    """The prior of every segment, fitted to all rows of ``data``."""
     counts, means, _ = segment_statistics(system, data, n_segments)
-    return family.natural_from_expectation(shrink(means, counts)), counts / counts.sum()
+    natural = system.family.natural_from_expectation(shrink(means, counts))
+    return SegmentPrior(system.family, natural, counts / counts.sum())
 
 
 def _blockwise_mean(values, batch: Dataset) -> Array:

@@ -24,6 +24,9 @@ from identica.training.solvers import StepSolver
 from identica.training.stage import Stage
 from identica.typing import PyTree
 
+TOLERANCE = 1e-2
+"""Gain of the last chunk, in nats per row, above which a fit counts as not converged."""
+
 MONITOR_ROWS = 2**15
 """Most rows of each part that are looked at between chunks; more would slow training, not inform it."""
 
@@ -264,8 +267,9 @@ class _Run:
                 f"stopped by the user in stage {stage.name!r} at step {state.step} of {stage.steps}"
             ) from None
         best = int(ranking(state.best_held_out)[0])
-        finite = np.isfinite(_last(state.records, best, "loss", default=0.0))
-        return Status.CONVERGED if finite else Status.NON_FINITE
+        if not np.isfinite(_last(state.records, best, "loss", default=0.0)):
+            return Status.NON_FINITE
+        return Status.MAX_ITER if _still_improving(state.records, best) else Status.CONVERGED
 
     def _evaluate(self, index: int, stage: Stage, state: _State, static: PyTree, loss: np.ndarray) -> None:
         key = named_key(self.seed, "evaluate", index)
@@ -295,6 +299,12 @@ class _Run:
             seconds=time.monotonic() - self.started,
         )
         return any([callback(progress) is True for callback in self.callbacks])
+
+
+def _still_improving(records: list[dict[str, object]], restart: int) -> bool:
+    """Whether the last chunk of the fit lowered the held-out objective by more than `TOLERANCE`."""
+    held_out = [float(r["held_out"][restart]) for r in records[-2:]]  # type: ignore[index]
+    return len(held_out) == 2 and held_out[0] - held_out[1] > TOLERANCE
 
 
 def _restart_status(held_out: float) -> Status:

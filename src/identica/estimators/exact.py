@@ -1,0 +1,167 @@
+"""Estimators whose model is a flow: transform is exact, and so is the likelihood."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from identica.errors import DataError
+from identica.estimators.base import Problem, SourceEstimator
+from identica.estimators.blocks import apply_in_blocks, precision_of
+from identica.estimators.orientation import Orientation
+from identica.estimators.results import LogLikelihood, Posterior
+from identica.models.flow import FlowModel
+from identica.models.priors import SegmentPrior
+from identica.networks.invertible import AffineMap
+from identica.objectives.exact_likelihood import segment_prior
+from identica.random import draw_seed, named_rng
+from identica.typing import FloatArray
+
+
+class ExactEstimator(SourceEstimator):
+    """Base class of `FlowICA` and `LinearICA`: x = f(z) without noise; abstract."""
+
+    model_: FlowModel
+
+    def transform(self, X: Any, *, u: Any = None) -> FloatArray:
+        """Sources of rows: the exact inverse of the mixing. u changes nothing and may be left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (N, d)
+        u : ignored
+            There is no noise, hence no uncertainty that u could reduce.
+
+        Returns
+        -------
+        array of shape (N, n_components), of the type of X
+        """
+        X, dtype = self._check_rows(X)
+        with precision_of(self.precision) as precision:
+            return apply_in_blocks(_sources_of(self.model_), self._model_input(X).astype(precision)).astype(
+                dtype
+            )
+
+    def inverse_transform(self, S: Any) -> FloatArray:
+        """Observations (N, d), in the user's units, from sources (N, n_components)."""
+        check_is_fitted(self)
+        S = np.asarray(S)
+        if S.ndim != 2 or S.shape[1] != self.n_components_:
+            raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
+        with precision_of(self.precision) as precision:
+            scores = apply_in_blocks(_scores_of(self.model_), S.astype(precision))
+        return self.whitening_.inverse(scores.astype(np.float64))
+
+    def posterior(self, X: Any, *, u: Any = None) -> Posterior:
+        """A point: the sources, with standard deviation 0 (the model has no noise)."""
+        mean = self.transform(X, u=u)
+        return Posterior(mean, np.zeros_like(mean))
+
+    def score_samples(self, X: Any, y: Any = None, *, u: Any = None) -> FloatArray:
+        """Exact log p(x|u) of each row, nats (N,); log p(x), averaged over u, if u is not given."""
+        X, _ = self._check_rows(X)
+        encoded = self._encode_u(y if u is None else u, len(X))
+        with precision_of(self.precision) as precision:
+            log_p = apply_in_blocks(_density_of(self.model_), self._model_input(X).astype(precision), encoded)
+        return log_p.astype(np.float64) + self.whitening_.log_density_of_the_rest(X)
+
+    def log_likelihood(self, X: Any, y: Any = None, *, u: Any = None, method: str = "auto") -> LogLikelihood:
+        """Mean log p(x|u) of rows with its standard error, nats per row; exact."""
+        if method not in ("auto", "exact"):
+            raise ValueError(f"method must be 'auto' or 'exact' for {type(self).__name__}, got {method!r}")
+        return LogLikelihood.from_rows(self.score_samples(X, y, u=u), "exact")
+
+    def sample(
+        self, n_samples: int = 1, *, u: Any = None, random_state: Any = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draw new observations and their sources.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of rows; ignored if u is given.
+        u : array-like, optional
+            One row per draw. Without it, values of u are drawn as often as they occurred in the fit.
+        random_state : int, None or RandomState
+
+        Returns
+        -------
+        X : array of shape (n_samples, d)
+        S : array of shape (n_samples, n_components)
+        """
+        check_is_fitted(self)
+        seed = draw_seed(random_state)
+        encoded = self._encode_u(u, len(u)) if u is not None else self._draw_u(n_samples, seed)
+        with precision_of(self.precision):
+            z, scores = _draw(self.model_, jnp.asarray(encoded), jax.random.key(seed))
+        return self.whitening_.inverse(np.asarray(scores, np.float64)), np.asarray(z, np.float64)
+
+    def _draw_u(self, n_samples: int, seed: int) -> np.ndarray:
+        rng = named_rng(seed, "u")
+        prior = self.model_.prior
+        shares = getattr(prior, "shares", None)
+        if shares is not None:
+            shares = np.asarray(shares, np.float64)
+            return rng.choice(len(shares), n_samples, p=shares / shares.sum()).astype(np.int32)
+        examples = getattr(prior, "examples", None)
+        if examples is not None:
+            return np.asarray(examples)[rng.integers(len(examples), size=n_samples)]
+        return np.zeros(n_samples, np.int32)
+
+    def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
+        return self.whitening_.scores(X, grid=grid)
+
+    def _adopt(self, system: FlowModel, problem: Problem, X: FloatArray) -> None:
+        data = problem.data
+        if problem.discrete:
+            prior = _segment_prior(system, data, problem.n_segments)
+            known = self.auxiliary_.n_segments  # type: ignore[union-attr]
+            prior = SegmentPrior(prior.family, prior.natural[:known], prior.shares[:known])
+            system = FlowModel(system.demixer, system.family, prior)
+        z = apply_in_blocks(_sources_of(system), np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
+        weight, bias = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix()
+        orientation = AffineMap(weight.astype(data.x.dtype), bias.astype(data.x.dtype))  # type: ignore[arg-type]
+        self.model_ = as_numpy(FlowModel(system.demixer, system.family, system.prior, orientation))
+
+
+def as_numpy(model: Any) -> Any:
+    """The model with NumPy leaves, which pickle and fork safely."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, model)
+
+
+_segment_prior = eqx.filter_jit(segment_prior)
+
+
+@eqx.filter_jit
+def _sources(model: FlowModel, x: Any) -> Any:
+    return model.sources(x)
+
+
+@eqx.filter_jit
+def _scores(model: FlowModel, z: Any) -> Any:
+    return model.scores(z)
+
+
+@eqx.filter_jit
+def _density(model: FlowModel, x: Any, u: Any) -> Any:
+    return model.log_marginal(x, u)
+
+
+@eqx.filter_jit
+def _draw(model: FlowModel, u: Any, key: Any) -> Any:
+    return model.sample(u, key=key)
+
+
+def _sources_of(model: FlowModel) -> Any:
+    return lambda x: _sources(model, x)
+
+
+def _scores_of(model: FlowModel) -> Any:
+    return lambda z: _scores(model, z)
+
+
+def _density_of(model: FlowModel) -> Any:
+    return lambda x, u: _density(model, x, u)

@@ -1,0 +1,104 @@
+"""Checks of X and u before any long work, each naming what is wrong and what to try."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from identica.auxiliary import AuxiliaryEncoder
+from identica.errors import DataError
+from identica.typing import FloatArray, IntArray
+
+
+def check_observations(estimator: Any, X: Any, *, reset: bool) -> FloatArray:
+    """X as float64 (N, d), finite; sets or checks ``n_features_in_`` and feature names."""
+    X = validate_data(
+        estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
+    )
+    return np.asarray(X, dtype=np.float64)
+
+
+def check_columns(estimator: Any, X: FloatArray, n_components: int | None) -> None:
+    """Enough rows, no constant column, and as many components as columns at most.
+
+    Raises
+    ------
+    DataError
+    """
+    n_rows, n_columns = X.shape
+    if n_rows < n_columns:
+        raise DataError(
+            f"X has fewer rows ({n_rows}) than columns ({n_columns}); give at least as many rows as columns, "
+            "or reduce the columns first"
+        )
+    if n_components is not None:
+        if isinstance(n_components, bool) or not isinstance(n_components, (int, np.integer)):
+            raise ValueError(f"n_components must be an int or None, got {n_components!r}")
+        if not 1 <= n_components <= n_columns:
+            raise DataError(
+                f"n_components={n_components}, but X has {n_columns} column(s); "
+                f"choose between 1 and {n_columns}"
+            )
+    constant = np.flatnonzero(X.max(axis=0) == X.min(axis=0))
+    if len(constant):
+        names = getattr(estimator, "feature_names_in_", None)
+        shown = ", ".join(repr(str(names[j])) if names is not None else str(j) for j in constant[:5])
+        raise DataError(
+            f"X has {len(constant)} constant column(s): {shown} (value {X[0, constant[0]]:g}); "
+            "a column without variation carries no source: drop it"
+        )
+
+
+def check_segments(encoder: AuxiliaryEncoder, codes: IntArray) -> None:
+    """At least two segments, each with at least two rows.
+
+    Raises
+    ------
+    DataError
+    """
+    names = encoder.segment_names()
+    if len(names) == 1:
+        raise DataError(
+            f"u has one value only ({names[0]!r}); nonlinear ICA needs an auxiliary variable that takes several "
+            "values, each with its own distribution of sources. Try windows of time as u, or LinearICA or VAE, "
+            "which need no u"
+        )
+    counts = np.bincount(codes, minlength=len(names))
+    short = np.flatnonzero(counts < 2)
+    if len(short):
+        shown = ", ".join(repr(names[i]) for i in short[:5])
+        hint = (
+            "u seems to be an index: cut it into windows, or pass it as float numbers for a continuous u"
+            if len(short) > len(names) / 2
+            else "merge short segments or drop their rows"
+        )
+        raise DataError(
+            f"{len(short)} of {len(names)} segments of u have fewer than two rows: {shown}; "
+            f"a segment needs rows to have a variance: {hint}"
+        )
+
+
+def check_sequence(sequence: Any, n_rows: int) -> IntArray | None:
+    """Time series ids as int codes (N,), or None."""
+    if sequence is None:
+        return None
+    values = np.asarray(sequence)
+    if values.shape != (n_rows,):
+        raise DataError(
+            f"sequence has shape {values.shape} but X has {n_rows} rows; it needs one time-series id per row"
+        )
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def check_fraction(value: Any) -> float:
+    """``validation_fraction`` as a float in [0, 1)."""
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise ValueError(f"validation_fraction must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
