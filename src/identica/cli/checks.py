@@ -3,6 +3,9 @@
 The estimators check again for themselves; here the message can name file, column and line.
 """
 
+import re
+from typing import cast
+
 import numpy as np
 import pandas as pd
 
@@ -71,7 +74,7 @@ def check_selection(selection: Selection, *, n_components: int | None = None, fi
 
 
 def _check_numeric(table: Table, name: str) -> None:
-    values = table.frame[name]
+    values = table.column(name)
     if pd.api.types.is_bool_dtype(values) or (
         pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values)
     ):
@@ -79,12 +82,11 @@ def _check_numeric(table: Table, name: str) -> None:
     advice = f"if it is no observation, use --u {name} or --drop {name}"
     if pd.api.types.is_complex_dtype(values) or not _is_text(values):
         raise DataError(f"{table.path}: column {name!r} has type {values.dtype}; expected numbers; {advice}")
-    numbers = pd.to_numeric(values, errors="coerce")
-    bad = np.flatnonzero((numbers.isna() & values.notna()).to_numpy())
+    numbers = cast(pd.Series, pd.to_numeric(values, errors="coerce"))
+    bad = np.flatnonzero(np.asarray(numbers.isna() & values.notna()))
     row = int(bad[0]) if len(bad) else 0
     value = str(values.iloc[row])
-    comma = value.replace(",", ".", 1)
-    if "," in value and not np.isnan(pd.to_numeric(pd.Series([comma]), errors="coerce").iloc[0]):
+    if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value):
         advice = "decimal commas are not read: write decimal points"
     more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
     raise DataError(
@@ -128,7 +130,7 @@ def _check_constant(table: Table, names: list[str], x: FloatArray) -> None:
 def _check_auxiliary_complete(selection: Selection) -> None:
     table = selection.table
     for name in selection.u:
-        values = table.frame[name]
+        values = table.column(name)
         bad = values.isna().to_numpy()
         if pd.api.types.is_float_dtype(values):
             bad = bad | ~np.isfinite(values.to_numpy(dtype=np.float64, na_value=np.nan))
@@ -146,8 +148,8 @@ def _check_segments(selection: Selection) -> None:
     from identica.auxiliary import AuxiliaryEncoder
 
     table, u = selection.table, selection.auxiliary()
-    if all(table.frame[name].nunique() == 1 for name in selection.u):
-        same = ", ".join(f"{name} = {table.frame[name].iloc[0]}" for name in selection.u)
+    if all(table.column(name).nunique() == 1 for name in selection.u):
+        same = ", ".join(f"{name} = {table.column(name).iloc[0]}" for name in selection.u)
         raise DataError(
             f"{table.path}: every row has {same}, so there is one segment only; sources are told apart by "
             "how they change with u, which needs at least two values and better many. Without --u, --method "

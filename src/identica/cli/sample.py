@@ -1,7 +1,7 @@
 """``identica sample``: new rows from a fitted run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from cyclopts import Parameter, validators
 
@@ -67,6 +67,7 @@ def sample(
 def _draw_u(folder: Run, record: dict[str, Any], at: list[str], n: int, seed: int) -> Any:
     """Rows of u as they occurred in the fit, so that only combinations that exist are drawn."""
     import numpy as np
+    import pandas as pd
 
     from identica.cli.tables import read_table
     from identica.errors import DataError
@@ -75,23 +76,23 @@ def _draw_u(folder: Run, record: dict[str, Any], at: list[str], n: int, seed: in
         if at:
             raise DataError(f"--at {at[0]}: {folder.folder} was fitted without u")
         return None
-    stored = read_table(folder.sources).frame[record["u"]]
+    stored = cast(pd.DataFrame, read_table(folder.sources).frame[record["u"]])
     for item in at:
         name, equals, value = item.partition("=")
         if not equals or name not in record["u"]:
             raise DataError(
                 f"--at {item}: expected COLUMN=VALUE with a column of u ({', '.join(record['u'])})"
             )
-        column = stored[name]
+        column = cast(pd.Series, stored[name])
         numeric = column.dtype.kind in "iufb"
         try:
-            matches = column == (float(value) if numeric else value)
+            matches = np.asarray(column == (float(value) if numeric else value))
         except ValueError:
-            matches = column != column
+            matches = np.zeros(len(column), dtype=bool)
         if not matches.any():
             values = ", ".join(str(v) for v in column.drop_duplicates().head(8))
             raise DataError(f"--at {item}: no row of the fit has this value; {name} has {values}, …")
-        stored = stored[matches]
+        stored = stored.loc[matches]
     rows = np.random.default_rng(seed).integers(len(stored), size=n)
     drawn = stored.iloc[rows].reset_index(drop=True)
     return drawn[record["u"][0]] if len(record["u"]) == 1 else drawn

@@ -107,7 +107,8 @@ def select_by_name(table: Table, x: list[str], u: list[str] | None = None) -> Se
     """
     missing = [name for name in x if name not in table.names]
     if missing:
-        near = get_close_matches(missing[0], table.names, n=1, cutoff=0.6)
+        lower = [name for name in table.names if name.lower() == missing[0].lower()]
+        near = lower or get_close_matches(missing[0], table.names, n=1, cutoff=0.6)
         hint = f"; did you mean to rename {near[0]!r}?" if near else "."
         raise DataError(
             f"{table.path} lacks {_shorten(missing)}, which the model was fitted on{hint} "

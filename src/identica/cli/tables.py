@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -39,6 +40,10 @@ class Table:
     def n_rows(self) -> int:
         """Number of rows N."""
         return len(self.frame)
+
+    def column(self, name: str) -> pd.Series:
+        """One column by name."""
+        return cast(pd.Series, self.frame[name])
 
     def places(self, rows: list[int]) -> list[str]:
         """How a person finds these rows: the line of a text file, else the row counted from 1."""

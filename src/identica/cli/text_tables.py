@@ -4,6 +4,7 @@ import csv
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +29,7 @@ def read_tsv(path: Path) -> Table:
 
 def _read(path: Path, separator: str) -> Table:
     names = _names(path, separator)
-    options = {
+    options: dict[str, Any] = {
         "sep": separator,
         "encoding": "utf-8-sig",
         "skipinitialspace": True,
@@ -36,10 +37,11 @@ def _read(path: Path, separator: str) -> Table:
         "keep_default_na": False,
         "na_values": _MISSING,
         "low_memory": False,
-        "float_precision": "round_trip",
         "names": names,
         "header": 0,
     }
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+        options["float_precision"] = "round_trip"  # later versions always read numbers exactly
     try:
         with warnings.catch_warnings():
             # Rows longer than the header are cut with only a warning.

@@ -41,7 +41,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        columns = {str(name): _array(frame[name]) for name in frame.columns}
+        columns = {str(name): _array(frame[name].to_numpy()) for name in frame.columns}
         write_with(path, lambda file: np.savez_compressed(file, allow_pickle=False, **columns))
     elif suffix == ".parquet":
         try:
@@ -73,6 +73,5 @@ def write_history(path: Path, history: dict[str, Any]) -> None:
         write_text(path, "\n".join(lines) + ("\n" if lines else ""))
 
 
-def _array(values: pd.Series) -> np.ndarray:
-    array = values.to_numpy()
+def _array(array: np.ndarray) -> np.ndarray:
     return array.astype(np.str_) if array.dtype.kind == "O" else array

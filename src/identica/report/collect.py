@@ -40,9 +40,10 @@ def collect(
     names = [str(name) for name in estimator.get_feature_names_out()]
     auxiliary = pd.DataFrame(u).reset_index(drop=True) if u is not None else pd.DataFrame(index=range(len(x)))
     encoder: Any = estimator.auxiliary_
-    kind = "none" if u is None or encoder is None else encoder.kind
-    n_segments = encoder.n_segments if kind == "discrete" else 0
-    codes = encoder.encode(u) if kind == "discrete" else None
+    kind, n_segments, codes = "none", 0, None
+    if u is not None and encoder is not None:
+        kind, n_segments = encoder.kind, encoder.n_segments
+        codes = encoder.encode(u) if kind == "discrete" else None
     gross = np.asarray(estimator.gross_rows_, dtype=int)
     used = np.setdiff1d(np.arange(len(x)), gross)
     n = int(estimator.n_components_)
@@ -101,7 +102,7 @@ def _uses_u(name: str) -> bool:
 
 def _statistics(estimator: Any) -> int:
     """Sufficient statistics per source that change with u: mean and variance, or a scale alone."""
-    return 1 if "scale" in str(getattr(estimator, "prior", "gaussian")) else 2
+    return 2 if getattr(estimator, "prior", "gaussian") == "gaussian" else 1
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -154,8 +154,8 @@ def read_contents(folder: str | Path) -> ReportContents:
             title=stored["title"],
             facts=stored["facts"],
             findings=tuple(_finding(item) for item in stored["findings"]),
-            sources=table[names].astype(np.float64),
-            auxiliary=table[stored["auxiliary"]],
+            sources=cast(pd.DataFrame, table[names].astype(np.float64)),
+            auxiliary=cast(pd.DataFrame, table[stored["auxiliary"]]),
             history=history,
             restarts=stored["restarts"],
             scores=stored["held_out"],

@@ -20,7 +20,7 @@ INK, RULE = _INK, _RULE
 SERIES = ("#3d7fd0", "#e0762f", "#2f9e78", "#c9508a", "#8a6fd1", "#b8941f", "#3aa5b8", "#8c929c")
 """Colours of series, distinguishable with colour-blind eyes and readable on white and on black."""
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.image_inline": True,
     "font.size": 10.0,
@@ -89,15 +89,16 @@ class Drawing:
     def svg(self) -> str:
         """The figure as an ``<svg>`` element without a date and without outside links."""
         buffer = io.StringIO()
-        style = {**_STYLE, "svg.hashsalt": self.label}
+        style: Any = {**_STYLE, "svg.hashsalt": self.label}
         with matplotlib.rc_context(style):
             metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
             self.figure.savefig(buffer, format="svg", dpi=160, metadata=metadata)
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        # Names of groups repeat between the figures of a page; nothing refers to them.
-        text = re.sub(r'<g id="(?:[a-zA-Z]+[a-zA-Z0-9]*_\d+)">', "<g>", text)
+        # Names that nothing refers to repeat between the figures of a page.
+        used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+        text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
         text = text.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
         text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
         return re.sub(

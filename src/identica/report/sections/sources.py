@@ -64,7 +64,7 @@ def _course(name: str, places: np.ndarray, values: np.ndarray, segments: Any) ->
 def _histogram(name: str, values: np.ndarray, segments: Any) -> Drawing:
     drawing = Drawing(f"Distribution of {name}", height=2.1)
     ax, limits = drawing.ax, _limits(values)
-    bins = np.linspace(*limits, 60)
+    bins: Any = np.linspace(*limits, 60)
     ax.hist(values, bins=bins, density=True, color=SERIES[7], alpha=0.45, linewidth=0)
     if segments is not None and len(segments[1]) <= len(SERIES):
         codes, names = segments

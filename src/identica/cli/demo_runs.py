@@ -1,0 +1,61 @@
+"""The two fits of the demonstration and their baselines."""
+
+from typing import Any
+
+import numpy as np
+
+from identica.cli.output import say
+from identica.cli.progress import ProgressDisplay
+from identica.report.demo import Attempt, Figure1Demo, PhotographDemo
+
+
+def run_figure1(*, quick: bool, seed: int) -> Figure1Demo:
+    """Figure 1 of Khemakhem et al. (2020): the same data, with and without u."""
+    import identica
+
+    say("Figure 1: two sources, five segments, a nonlinear mixture; with u (iVAE) and without (VAE)")
+    sizes = {"n_per_segment": 300} if quick else {}
+    simulation = identica.simulate("figure1", seed=seed, **sizes)
+    budget = {"max_iter": 300, "n_restarts": 2} if quick else {}
+    attempts = []
+    for name, estimator_class in (("iVAE", identica.IVAE), ("VAE", identica.VAE)):
+        with ProgressDisplay(f"  {name}", every=0.25) as display:
+            estimator = estimator_class(2, random_state=seed, callbacks=[display], **budget)
+            estimator.fit(simulation.X, u=simulation.u)
+        attempts.append(attempt(name, simulation.S, estimator.transform(simulation.X, u=simulation.u)))
+    return Figure1Demo(simulation.S, simulation.X, np.asarray(simulation.u), attempts)
+
+
+def run_photographs(*, quick: bool, seed: int) -> PhotographDemo:
+    """Two photographs behind a nonlinear mixture, by linear ICA and by the flow."""
+    import identica
+    from identica.simulation.photographs import photographs
+
+    pictures = photographs(seed=seed)
+    say(f"photographs: {len(pictures.X):,} pixels, u = block of 30 × 30 pixels; FastICA, then FlowICA")
+    rng = np.random.default_rng(seed)
+    # As many pixels as training needs; all others are never seen by a fit and make the scores.
+    shuffled = rng.permutation(len(pictures.X))
+    rows = shuffled[: 20_000 if quick else 80_000]
+    held_out = np.setdiff1d(shuffled, rows)
+    x, u = pictures.X[rows], pictures.u[rows]
+    attempts = []
+    for name, method in (("FastICA", "fastica"), ("joint diagonalisation", "joint-diagonalization")):
+        linear = identica.LinearICA(2, method=method, random_state=seed).fit(x, u=u)
+        attempts.append(attempt(name, pictures.S, linear.transform(pictures.X), held_out))
+    budget: dict[str, Any] = {"max_iter": 600, "n_restarts": 2} if quick else {}
+    with ProgressDisplay("  FlowICA", every=0.1) as display:
+        flow = identica.FlowICA(2, random_state=seed, callbacks=[display], **budget).fit(x, u=u)
+    attempts.append(attempt("identica (FlowICA)", pictures.S, flow.transform(pictures.X), held_out))
+    return PhotographDemo(pictures, attempts, len(rows), len(held_out))
+
+
+def attempt(name: str, truth: np.ndarray, estimate: Any, rows: np.ndarray | None = None) -> Attempt:
+    """An estimate in the order and with the signs of the truth, and its scores on ``rows``."""
+    from identica.metrics import match_components
+
+    estimate = np.asarray(estimate, dtype=np.float64)
+    rows = np.arange(len(truth)) if rows is None else rows
+    pearson = match_components(truth[rows], estimate[rows])
+    spearman = match_components(truth[rows], estimate[rows], method="spearman")
+    return Attempt(name, pearson.apply(estimate), pearson.mean, spearman.mean)
