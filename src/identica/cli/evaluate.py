@@ -62,12 +62,13 @@ def evaluate(
     with short_warnings() as warnings:
         scores = np.asarray(estimator.score_samples(x, u=auxiliary), dtype=np.float64)
         matching = None if known is None else _match(known, estimator, x, auxiliary)
-    error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else None
-    say(
-        f"log-likelihood: {scores.mean():.4f} nats per row"
-        + (f" (standard error {error:.4f})" if error is not None else "")
-        + f", {len(scores)} rows"
-    )
+    summary = _summary(scores)
+    say(f"log-likelihood: {_sentence(summary)}")
+    spikes = _spikes(estimator, selection)
+    ordinary = _summary(np.delete(scores, spikes)) if len(spikes) else None
+    if ordinary is not None:
+        places = data.places([int(row) for row in spikes[:10]])
+        say(f"  without {len(spikes)} gross spike(s) ({', '.join(places)}): {_sentence(ordinary)}")
     if matching is not None:
         for name, value in matching.items():
             say(f"MCC {name}: {value:.4f}")
@@ -79,16 +80,37 @@ def evaluate(
         {
             "run": str(run),
             "n_rows": len(scores),
-            "log_likelihood": {
-                "mean": float(scores.mean()),
-                "standard_error": error,
-                "unit": "nats per row",
-            },
+            "log_likelihood": summary,
+            "without_gross_spikes": ordinary,
             "mcc": matching,
             "training_table": seen,
             "out": None if out is None else str(out),
             "warnings": warnings,
         },
+    )
+
+
+def _summary(scores: np.ndarray) -> dict[str, Any]:
+    error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else None
+    numbers = {"mean": float(scores.mean()), "standard_error": error, "median": float(np.median(scores))}
+    return {**numbers, "n_rows": len(scores), "unit": "nats per row"}
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    error = summary["standard_error"]
+    more = f" (standard error {error:.4f})" if error is not None else ""
+    return f"{summary['mean']:.4f} nats per row{more}, {summary['n_rows']} rows"
+
+
+def _spikes(estimator: Any, selection: Any) -> np.ndarray:
+    """Rows that a fit would leave out; one of them can decide the mean alone."""
+    from identica.data import gross_rows
+
+    threshold = estimator.outlier_threshold
+    return (
+        np.zeros(0, dtype=int)
+        if threshold is None
+        else gross_rows(selection.observations(), float(threshold))
     )
 
 

@@ -99,6 +99,7 @@ def fit(
 
     from identica.cli.checks import check_table
     from identica.cli.tables import read_table
+    from identica.errors import DataWarning
     from identica.report.storage import sha256_of, write_text
 
     data = read_table(table)
@@ -134,7 +135,8 @@ def fit(
         run.history.unlink(missing_ok=True)
     run.write(record)
     try:
-        with short_warnings() as warnings:
+        # Spikes are named by their lines below, not by the row numbers of an array.
+        with short_warnings(DataWarning) as warnings:
             result = _fit(run, record, selection, options)
         record |= {"warnings": warnings}
     except KeyboardInterrupt as error:
@@ -173,7 +175,14 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
         if "callbacks" in estimator.get_params(deep=False):
             estimator.set_params(callbacks=[display, Recorder(run, record)], checkpoint=str(run.checkpoint))
         estimator.fit(x, u=u)
-    say("scoring, and fitting linear ICA for comparison")
+    gross = list(estimator.gross_rows_)
+    if gross:
+        places = selection.table.places([int(row) for row in gross[:10]])
+        say(
+            f"warning: {len(gross)} row(s) hold gross spikes and were left out of the fit: "
+            f"{', '.join(places)}{', …' if len(gross) > 10 else ''}"
+        )
+    say("scoring" + (", and fitting linear ICA for comparison" if options["method"] != "linear" else ""))
     contents = collect(
         estimator,
         x,

@@ -43,7 +43,8 @@ def inspect(run: Path, *, common: Common | None = None) -> None:
         saved = folder.checkpoint.is_dir() and any(folder.checkpoint.iterdir())
         say(f"  {'continue' if saved else 'start again'} with: identica fit --out {run} --resume")
     say(f"  files    {', '.join(folder.files())}")
-    emit(common, "inspect", {"run": str(run), **record, "files": folder.files()})
+    shown = {key: value for key, value in record.items() if key not in ("command", "format")}
+    emit(common, "inspect", {"run": str(run), **shown, "files": folder.files()})
 
 
 _SIGNS = {"good": "✓", "warning": "!", "bad": "✗", "info": "·"}

@@ -75,8 +75,8 @@ def plain(value: Any) -> Any:
 
 
 @contextmanager
-def short_warnings() -> Iterator[list[str]]:
-    """Show warnings as one line each, and collect their texts."""
+def short_warnings(*hidden: type[Warning]) -> Iterator[list[str]]:
+    """Show warnings as one line each, and collect their texts; leave out ``hidden`` categories."""
     import warnings
 
     texts: list[str] = []
@@ -89,7 +89,8 @@ def short_warnings() -> Iterator[list[str]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        noise = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+        for category in (*noise, *hidden):
             warnings.simplefilter("ignore", category)
         warnings.showwarning = show  # type: ignore[assignment]
         yield texts

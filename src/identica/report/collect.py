@@ -56,7 +56,7 @@ def collect(
     findings += [
         finding
         for finding in (
-            statements.restarts(list(estimator.restarts_), n),
+            statements.restarts(list(estimator.restarts_), n) if name != "LinearICA" else None,
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
             else None,

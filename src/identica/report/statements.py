@@ -17,12 +17,12 @@ SAME_OPTIMUM = 0.01
 
 def convergence(status: Status, n_iter: int) -> Finding:
     """How the training ended."""
-    text = f"Training {status.value}." if status is not Status.CONVERGED else f"Training {status.value}"
+    steps = f", after {n_iter:,} steps" if n_iter > 1 else ""
     return Finding(
         "convergence",
         status.name.lower().replace("_", " "),
         verdict="good" if status is Status.CONVERGED else "info" if status.ok else "warning",
-        text=f"{text.rstrip('.')}, after {n_iter:,} steps.",
+        text=f"Training {status.value}{steps}.",
     )
 
 

@@ -4,7 +4,7 @@ from markupsafe import Markup
 
 from identica.report.contents import ReportContents
 from identica.report.figures import INK, SERIES, Drawing
-from identica.report.page import Section, render
+from identica.report.page import Section, number, render
 
 
 def section(contents: ReportContents) -> Section | None:
@@ -33,7 +33,7 @@ def section(contents: ReportContents) -> Section | None:
             capsize=3,
         )
         ax.annotate(
-            f"{entry['name']}  {entry['mean']:.3f}",
+            f"{entry['name']}  {number(entry['mean'])}",
             (entry["mean"], -place),
             xytext=(0, 8),
             textcoords="offset points",

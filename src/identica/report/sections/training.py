@@ -16,7 +16,7 @@ def section(contents: ReportContents) -> Section | None:
     drawing = Drawing("Objective on fitted and held-out rows during training", width=5.6, height=3.1)
     ax = drawing.ax
     stages = list(dict.fromkeys(history["stage"].tolist()))
-    start, finals = 0, []
+    start, shown = 0, []
     for place, stage in enumerate(stages):
         here = history["stage"] == stage
         length = int(history["step"][here].max())
@@ -38,16 +38,16 @@ def section(contents: ReportContents) -> Section | None:
             held_out, loss = history["held_out"][rows][order], history["loss"][rows][order]
             ax.plot(step, loss, color=SERIES[1], lw=0.8, alpha=0.45)
             ax.plot(step, held_out, color=SERIES[0], lw=1.1, alpha=0.75)
-            finals.append(held_out[np.isfinite(held_out)])
+            shown += [held_out[np.isfinite(held_out)], loss[np.isfinite(loss)]]
         start += length
     ax.plot([], [], color=SERIES[0], label="held-out rows")
     ax.plot([], [], color=SERIES[1], label="fitted rows")
-    values = np.concatenate([v for v in finals if len(v)]) if any(map(len, finals)) else np.zeros(1)
+    values = np.concatenate(shown) if any(map(len, shown)) else np.zeros(1)
     low, high = float(values.min()), float(np.percentile(values, 92))
     margin = 0.06 * max(high - low, 1e-6)
     ax.set(xlabel="training step", ylabel="objective, nats per row", ylim=(low - margin, high + margin))
     ax.set_xlim(0, max(start, 1))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", frameon=False, labelcolor=INK)
     html = render("training", figure=Markup(drawing.svg()), stages=stages)
     return Section("training", "Training curves", "Training", html)
