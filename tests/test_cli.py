@@ -5,10 +5,8 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from identica.cli import progress as progress_module
 from identica.cli.output import plain
 from identica.metrics import mcc
 from identica.training.progress import Progress
-
-TINY_FLOW = ["--method", "flow", "--restarts", "2", "--max-iter", "60"]
 
 
 @pytest.fixture(scope="module")
@@ -360,100 +356,6 @@ def test_full_disks_leave_earlier_files_alone(table, linear_run, tmp_path, capsy
     assert {path.name: path.read_bytes() for path in linear_run.iterdir() if path.is_file()} == before
 
 
-@pytest.fixture(scope="module")
-def flow_run(table, tmp_path_factory):
-    """A tiny fit of the flow that was never interrupted."""
-    folder = tmp_path_factory.mktemp("flow") / "whole"
-    tokens = ["fit", str(table), "--u", "u", "--drop", "s*", *TINY_FLOW, "--out", str(folder), "--strict"]
-    assert main(tokens) in (0, 4)
-    return folder
-
-
-def test_interrupted_fits_resume_to_the_same_result(table, flow_run, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "run"
-    fit = ["fit", table, "--u", "u", "--drop", "s*", *TINY_FLOW, "--out", folder]
-    record, calls = progress_module.Recorder.__call__, []
-
-    def interrupt(self, progress):
-        record(self, progress)
-        calls.append(progress)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(progress_module.Recorder, "__call__", interrupt)
-    content = run_json(capsys, *fit, code=130)
-    assert f"--out {folder} --resume" in content["error"]["message"]
-    monkeypatch.undo()
-    seen = run_json(capsys, "inspect", folder)
-    assert seen["status"] == "interrupted"
-    assert seen["progress"]["fraction"] == pytest.approx(calls[-1].fraction)
-    assert "checkpoint" in seen["files"]
-    # What must not be done to it.
-    assert "--resume to continue" in run_json(capsys, *fit, code=2)["error"]["message"]
-    assert (
-        "not finished"
-        in run_json(capsys, "transform", folder, table, "--out", tmp_path / "a.csv", code=3)["error"][
-            "message"
-        ]
-    )
-    assert "not finished" in run_json(capsys, "report", folder, code=3)["error"]["message"]
-    assert "seed was 0, now 1" in run_json(capsys, *fit, "--resume", "--seed", 1, code=3)["error"]["message"]
-    data = pd.read_csv(table)
-    data.loc[0, "x1"] += 1
-    data.to_csv(tmp_path / "other.csv", index=False)
-    other = ["fit", tmp_path / "other.csv", *fit[2:], "--resume"]
-    assert "is not the table" in run_json(capsys, *other, code=3)["error"]["message"]
-    # Nothing but the folder is needed to go on.
-    run_json(capsys, "fit", "--out", folder, "--resume")
-    assert not (folder / "checkpoint").exists()
-    for name in ("sources.csv", "history.jsonl", "model/weights.safetensors"):
-        assert (folder / name).read_bytes() == (flow_run / name).read_bytes()
-    assert run_json(capsys, "fit", "--out", folder, "--resume")["status"]  # finished: says so, does nothing
-    assert "--overwrite" in run_json(capsys, *fit, code=2)["error"]["message"]
-
-
-def test_strict_tells_convergence(table, flow_run, tmp_path, capsys):
-    tokens = ["fit", table, "--u", "u", "--drop", "s*", *TINY_FLOW, "--out", tmp_path / "r", "--strict"]
-    converged = json.loads((flow_run / "run.json").read_text())["result"]["converged"]
-    assert converged is False  # sixty steps are few
-    content = run_json(capsys, *tokens, code=4)
-    assert content["converged"] is False
-    assert content["status"] == "max_iter"
-    assert (tmp_path / "r" / "sources.csv").exists()
-
-
-def test_flow_reports_restarts_training_and_linear_baseline(flow_run):
-    report = json.loads((flow_run / "report.json").read_text())
-    assert len(report["restarts"]) >= 2
-    assert report["held_out"]["linear"]["name"].startswith("linear ICA")
-    difference = report["held_out"]["model"]["mean"] - report["held_out"]["linear"]["mean"]
-    assert report["held_out"]["difference"]["mean"] == pytest.approx(difference)
-    page = (flow_run / "report.html").read_text()
-    for heading in (
-        "Training curves",
-        "Do different starts agree?",
-        "How well it describes rows it has not seen",
-    ):
-        assert heading in page
-
-
-@pytest.mark.slow
-def test_control_c_from_a_terminal(table, tmp_path):
-    folder = tmp_path / "run"
-    code = "import sys; from identica.cli import main; sys.exit(main(sys.argv[1:]))"
-    tokens = ["fit", str(table), "--u", "u", "--drop", "s*", "--max-iter", "100000", "--out", str(folder)]
-    process = subprocess.Popen([sys.executable, "-c", code, *tokens], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not (folder / "checkpoint").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=120)[1]
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
-    assert (folder / "checkpoint" / "checkpoint.safetensors").exists()
-
-
 def test_progress_on_a_terminal_and_elsewhere(monkeypatch, capsys):
     states = [Progress(0, 2, "grow", 10 * i, 100, i / 10, 1.0, 1.5, float(i)) for i in range(1, 11)]
     with progress_module.ProgressDisplay("fitting", every=0.5) as display:
@@ -481,62 +383,3 @@ def test_json_has_no_nan():
         "d": Path("x"),
     }
     assert plain(value) == {"a": None, "b": [3, None], "c": [1.5], "4": True, "d": "x"}
-
-
-def test_demo_writes_pictures_and_numbers(tmp_path, capsys, monkeypatch):
-    """The demonstration around stand-in fits; the real ones take minutes and are tested as slow."""
-    from identica.cli import demo_runs
-    from identica.report.demo import Figure1Demo, PhotographDemo
-    from identica.simulation.photographs import photographs
-
-    def figure1(*, quick, seed):
-        simulation = identica.simulate("figure1", seed=seed, n_per_segment=50)
-        linear = identica.LinearICA(2, method="fastica", random_state=0).fit(simulation.X)
-        attempts = [
-            demo_runs.attempt(name, simulation.S, linear.transform(simulation.X)) for name in ("iVAE", "VAE")
-        ]
-        return Figure1Demo(simulation.S, simulation.X, simulation.u, attempts)
-
-    def photos(*, quick, seed):
-        pictures = photographs(seed=seed)
-        attempts = [demo_runs.attempt(name, pictures.S, pictures.X) for name in ("FastICA", "FlowICA")]
-        return PhotographDemo(pictures, attempts, 100, 200)
-
-    monkeypatch.setattr(demo_runs, "run_figure1", figure1)
-    monkeypatch.setattr(demo_runs, "run_photographs", photos)
-    content = run_json(capsys, "demo", "--out", tmp_path / "demo")
-    names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {"figure1.png", "photographs.png", "report.html", "report.json"}
-    assert (tmp_path / "demo" / "photographs.png").read_bytes().startswith(b"\x89PNG")
-    stored = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert stored["photographs"] == content["photographs"]
-    pictures = photographs()
-    assert content["photographs"]["methods"][0]["pearson"] == pytest.approx(mcc(pictures.S, pictures.X))
-    page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    (tmp_path / "demo" / "thesis.tex").write_text("")
-    assert "other things" in run_json(capsys, "demo", "--out", tmp_path / "demo", code=2)["error"]["message"]
-
-
-def test_photographs_are_mixed_invertibly():
-    from identica.simulation.photographs import mix, photographs
-
-    pictures = photographs(seed=1)
-    assert pictures.X.shape == (420 * 630, 2)
-    np.testing.assert_allclose(pictures.S.mean(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(pictures.S.std(axis=0), 1)
-    np.testing.assert_array_equal(np.bincount(pictures.u), np.full(294, 900))
-    block = pictures.image(pictures.u)[:30, 30:60]
-    assert (block == block[0, 0]).all()
-    # The Jacobian keeps its sign everywhere, so no two pairs of grey values are mixed to one.
-    points = pictures.S[::500]
-    h = 1e-6
-    columns = [(mix(points + h * e) - mix(points - h * e)) / (2 * h) for e in np.eye(2)]
-    assert (np.linalg.det(np.stack(columns, axis=2)) > 0.2 * 0.1**2 * 0.99).all()
-
-
-@pytest.mark.slow
-def test_quick_demo_beats_linear_ica(tmp_path, capsys):
-    content = run_json(capsys, "demo", "--quick", "--out", tmp_path / "demo")
-    photographs = {m["name"]: m for m in content["photographs"]["methods"]}
-    assert photographs["identica (FlowICA)"]["spearman"] > photographs["FastICA"]["spearman"] + 0.1

@@ -175,6 +175,7 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
         if "callbacks" in estimator.get_params(deep=False):
             estimator.set_params(callbacks=[display, Recorder(run, record)], checkpoint=str(run.checkpoint))
         estimator.fit(x, u=u)
+    estimator.save(run.model)  # first of all: the rest can be made again from it
     gross = list(estimator.gross_rows_)
     if gross:
         places = selection.table.places([int(row) for row in gross[:10]])
@@ -190,7 +191,6 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
         places=selection.table.places,
         facts={"table": Path(options["table"]).name, "SHA-256": record["sha256"]},
     )
-    estimator.save(run.model)
     write_frame(run.sources, contents.table())
     write_history(run.history, contents.history)
     write_report(run.folder, contents)
