@@ -24,9 +24,13 @@ def auxiliary_columns(u: Any, *, n_rows: int | None = None) -> dict[str, np.ndar
     Raises
     ------
     DataError
-        If u has another number of rows or more than two dimensions.
+        If u has another number of rows, more than two dimensions, missing values, or columns of one name.
     """
     if hasattr(u, "columns"):
+        names = [str(name) for name in u.columns]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise DataError(f"u has several columns named {repeated[0]!r}; give each column a name of its own")
         columns = {str(name): np.asarray(u[name]) for name in u.columns}
     else:
         array = np.asarray(u)
@@ -210,8 +214,15 @@ def _missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         return ~np.isfinite(values)
     if values.dtype.kind == "O":
-        return np.array([v is None or v != v for v in values.tolist()], dtype=bool)
+        return np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
     return np.zeros(len(values), dtype=bool)
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA: whether it equals itself is not known
+        return True
 
 
 def _as_float(name: str, values: np.ndarray) -> FloatArray:
