@@ -1,0 +1,197 @@
+"""Amortised posteriors q(z|x, u)."""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from identica.conditionals.base import Conditional, Evidence
+from identica.conditionals.precision_gaussian import PrecisionGaussian
+from identica.networks.multilayer_perceptron import MultilayerPerceptron
+from identica.typing import Array, Key
+
+
+class Features(eqx.Module):
+    """A fixed map from observations to what an encoder's network sees; it is not trained.
+
+    Attributes
+    ----------
+    center : (d,)
+    matrix : (d, r)
+    root : bool
+        Take √(x + 3/8) first, which makes the variance of counts nearly constant (Anscombe, 1948).
+    """
+
+    center: Array
+    matrix: Array
+    root: bool = eqx.field(static=True, default=False)
+
+    def __call__(self, x: Array) -> Array:
+        """(…, d) to (…, r)."""
+        x = jnp.sqrt(x + 0.375) if self.root else x
+        center, matrix = jax.lax.stop_gradient((self.center, self.matrix))
+        return (x - center) @ matrix
+
+
+class DiagonalEncoder(Conditional):
+    """q(z|x) = N(m(x), diag s²(x)): two heads of one network of x.
+
+    Attributes
+    ----------
+    features : Features
+    network : MultilayerPerceptron
+        2n outputs: means, then log-variances.
+    """
+
+    features: Features
+    network: MultilayerPerceptron
+
+    @classmethod
+    def random(
+        cls,
+        features: Features,
+        hidden_sizes: tuple[int, ...],
+        n: int,
+        *,
+        activation: str = "silu",
+        log_variance: float = -2.0,
+        key: Key,
+    ) -> "DiagonalEncoder":
+        """A network with a linear shortcut; its variances start at exp(`log_variance`)."""
+        network = MultilayerPerceptron.random(
+            features.matrix.shape[1],
+            hidden_sizes,
+            2 * n,
+            activation=activation,
+            shortcut=True,
+            last_scale=0.1,
+            key=key,
+        )
+        bias = jnp.concatenate([jnp.zeros(n), jnp.full(n, log_variance)])
+        return cls(features, eqx.tree_at(lambda m: m.biases[-1], network, bias))
+
+    def __call__(self, context: Evidence) -> dist.Distribution:
+        """q(z|x) for x (B, d): batch shape (B,), event shape (n,); u is not used."""
+        mean, log_variance = jnp.split(self.network(self.features(context.x)), 2, axis=-1)
+        return dist.Normal(mean, jnp.exp(0.5 * log_variance)).to_event(1)
+
+
+class Factor(NamedTuple):
+    """What x alone says about z: a Gaussian factor with mean m and precision Λ = L Lᵀ.
+
+    Attributes
+    ----------
+    mean : (B, n)
+        m.
+    root : (B, n, n)
+        L, a square root of the precision, not necessarily triangular.
+    """
+
+    mean: Array
+    root: Array
+
+    @property
+    def precision(self) -> Array:
+        """Λ, (B, n, n)."""
+        return self.root @ jnp.swapaxes(self.root, -1, -2)
+
+
+class ProductOfExperts(Conditional):
+    """q(z|x, u) ∝ N(m(x); z, Λ(x)⁻¹) p(z|u): a learned likelihood factor times the prior.
+
+    By Bayes' rule the true posterior has this form. With a Gaussian prior N(μ_u, D_u) the product is
+    N(E, P⁻¹) with P = Λ + D_u⁻¹ and E = P⁻¹(Λ m + D_u⁻¹ μ_u), covariance and all; a diagonal posterior
+    would keep the latents rotated toward orthogonal columns of the decoder's Jacobian. Another prior
+    enters by its mean and variance.
+
+    The square root of Λ is G(x) diag(exp s(x)) with a general matrix G, so that a linear change of z
+    is absorbed exactly by the last layer.
+
+    Attributes
+    ----------
+    features : Features
+    network : MultilayerPerceptron
+        n + n² + n outputs: m, G by rows, s.
+    n_components : int
+        Dimension n of z.
+    """
+
+    features: Features
+    network: MultilayerPerceptron
+    n_components: int = eqx.field(static=True)
+
+    @classmethod
+    def random(
+        cls,
+        features: Features,
+        hidden_sizes: tuple[int, ...],
+        n: int,
+        *,
+        activation: str = "leaky_relu",
+        log_precision: float = 2.0,
+        key: Key,
+    ) -> "ProductOfExperts":
+        """A network with a linear shortcut; Λ starts near exp(`log_precision`) · I."""
+        network = MultilayerPerceptron.random(
+            features.matrix.shape[1],
+            hidden_sizes,
+            n + n * n + n,
+            activation=activation,
+            shortcut=True,
+            last_scale=0.1,
+            key=key,
+        )
+        bias = jnp.concatenate([jnp.zeros(n), jnp.eye(n).ravel(), jnp.full(n, 0.5 * log_precision)])
+        return cls(features, eqx.tree_at(lambda m: m.biases[-1], network, bias), n)
+
+    def mean(self, x: Array) -> Array:
+        """m(x), (B, n): what x alone says about z."""
+        return self.factor(x).mean
+
+    def factor(self, x: Array) -> Factor:
+        """The likelihood factor of x (B, d)."""
+        n = self.n_components
+        out = self.network(self.features(x))
+        root = out[..., n : n + n * n].reshape(*out.shape[:-1], n, n)
+        return Factor(out[..., :n], root * jnp.exp(out[..., None, n + n * n :]))
+
+    def __call__(self, context: Evidence) -> PrecisionGaussian:
+        """q(z|x, u): batch shape (B,), event shape (n,)."""
+        return posterior_of(self.factor(context.x), context.prior)
+
+    def changed_basis(self, weight: Array, bias: Array | float = 0.0) -> "ProductOfExperts":
+        """The encoder of z' = weight · z + bias, exactly: m' = W m + b, G' = W⁻ᵀ G."""
+        n = self.n_components
+        inverse = jnp.linalg.inv(weight)
+        change = jax.scipy.linalg.block_diag(weight.T, jnp.kron(inverse, jnp.eye(n)), jnp.eye(n))
+        shift = jnp.concatenate([jnp.broadcast_to(jnp.asarray(bias), (n,)), jnp.zeros(n * n + n)])
+        network = self.network.followed_by(change.astype(weight.dtype), shift.astype(weight.dtype))
+        return ProductOfExperts(self.features, network, n)
+
+
+def posterior_of(factor: Factor, prior: dist.Distribution) -> PrecisionGaussian:
+    """The normalised product of a likelihood factor and a prior of the same rows."""
+    prior_precision = 1.0 / prior.variance
+    n = factor.mean.shape[-1]
+    precision = factor.precision + prior_precision[..., None] * jnp.eye(n, dtype=factor.mean.dtype)
+    half = (jnp.swapaxes(factor.root, -1, -2) * factor.mean[..., None, :]).sum(-1)
+    shift = (factor.root * half[..., None, :]).sum(-1) + prior_precision * prior.mean
+    return PrecisionGaussian.from_precision(precision, shift)
+
+
+def log_evidence(factor: Factor, prior: dist.Distribution, posterior: PrecisionGaussian) -> Array:
+    """log ∫ N(m; z, Λ⁻¹) p(z|u) dz = log N(m; μ_u, D_u + Λ⁻¹), nats (B,), for Gaussian priors.
+
+    Written as residuals at the posterior mean, a sum of positive terms that float32 can carry.
+    """
+    n = factor.mean.shape[-1]
+    mean, precision = posterior.mean, 1.0 / prior.variance
+    back = (jnp.swapaxes(factor.root, -1, -2) * (factor.mean - mean)[..., None, :]).sum(-1)
+    squares = (back**2).sum(-1) + (precision * (mean - prior.mean) ** 2).sum(-1)
+    log_det_root = jnp.linalg.slogdet(factor.root)[1]
+    log_det_posterior = 2 * jnp.log(jnp.diagonal(posterior.factor, axis1=-2, axis2=-1)).sum(-1)
+    log_det = 2 * log_det_root + jnp.log(precision).sum(-1) - log_det_posterior
+    return 0.5 * (log_det - squares - n * math.log(2 * math.pi))

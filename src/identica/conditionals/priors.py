@@ -1,0 +1,164 @@
+"""Priors p(z|u): the same for all rows, or an exponential family modulated by u."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from identica.conditionals.base import Conditional
+from identica.families import ExponentialFamily, as_distribution
+from identica.networks.multilayer_perceptron import MultilayerPerceptron
+from identica.typing import Array, Key
+
+
+class ConstantPrior(Conditional):
+    """p(z) = N(0, I) for every context.
+
+    Attributes
+    ----------
+    n_components : int
+        Dimension n of z.
+    """
+
+    n_components: int = eqx.field(static=True)
+
+    def __call__(self, context: Array | None = None) -> dist.Distribution:
+        """N(0, I) with empty batch shape; it broadcasts against any batch."""
+        return dist.Normal(jnp.zeros(self.n_components), 1.0).to_event(1)
+
+
+class Table(eqx.Module):
+    """One row of raw parameters per value of a discrete u.
+
+    Attributes
+    ----------
+    raw : (M, n, k)
+        Unconstrained parameters.
+    log_shares : (M,)
+        Logarithm of each value's share of rows, for rows without u.
+    """
+
+    raw: Array
+    log_shares: Array
+
+    def __call__(self, u: Array) -> Array:
+        """Raw parameters (B, n, k) of codes u (B,)."""
+        return self.raw[u]
+
+
+class NetworkMap(eqx.Module):
+    """Raw parameters as a network of a continuous u.
+
+    Attributes
+    ----------
+    network : MultilayerPerceptron
+        m inputs, n·k outputs.
+    n_statistics : int
+        Number k of sufficient statistics per component.
+    """
+
+    network: MultilayerPerceptron
+    n_statistics: int = eqx.field(static=True)
+
+    @classmethod
+    def random(
+        cls, m: int, n: int, k: int, *, hidden_sizes: tuple[int, ...] = (32, 32), key: Key
+    ) -> "NetworkMap":
+        """A smooth network that starts near the same parameters for every u."""
+        return cls(
+            MultilayerPerceptron.random(m, hidden_sizes, n * k, activation="tanh", last_scale=0.1, key=key), k
+        )
+
+    def __call__(self, u: Array) -> Array:
+        """Raw parameters (B, n, k) of features u (B, m)."""
+        raw = self.network(u)
+        return raw.reshape(*raw.shape[:-1], -1, self.n_statistics)
+
+
+class ModulatedPrior(Conditional):
+    """p(z|u) = Π_i p(z_i; λ_i(u)) with an exponential family and λ from a table or a network.
+
+    Equation (7) of Khemakhem et al. (2020).
+
+    Attributes
+    ----------
+    family : ExponentialFamily
+        Of every component.
+    parameters : Table or NetworkMap
+        From u to raw parameters (…, n, k).
+    """
+
+    family: ExponentialFamily
+    parameters: Table | NetworkMap
+
+    @classmethod
+    def table(
+        cls, family: ExponentialFamily, statistics_mean: Array, counts: Array, *, floor: float = 1e-4
+    ) -> "ModulatedPrior":
+        """The table of maximum-likelihood parameters.
+
+        Parameters
+        ----------
+        family : ExponentialFamily
+        statistics_mean : (M, n, k)
+            Averaged sufficient statistics.
+        counts : (M,)
+            Rows of each segment.
+        floor : float
+            Added to variances.
+        """
+        natural = family.natural_from_expectation(statistics_mean, floor=floor)
+        log_shares = jnp.log(jnp.maximum(counts / counts.sum(), 1e-30))
+        return cls(family, Table(family.raw_from_natural(natural), log_shares))
+
+    def natural(self, u: Array) -> Array:
+        """Natural parameters (B, n, k) of u."""
+        return self.family.natural_parameters(self.parameters(u))
+
+    def __call__(self, context: Array) -> dist.Distribution:
+        """p(z|u) for u (B,) int or (B, m) float: batch shape (B,), event shape (n,)."""
+        return as_distribution(self.family, self.natural(context)).to_event(1)
+
+
+def averaged_statistics(
+    family: ExponentialFamily,
+    mean: Array,
+    variance: Array,
+    codes: Array,
+    n_segments: int,
+    weight: Array | None = None,
+) -> tuple[Array, Array]:
+    """Averages of E T(z) over the rows of each segment, for a Gaussian z in every row.
+
+    Parameters
+    ----------
+    family : ExponentialFamily
+    mean, variance : (N, n)
+        Moments of z in each row; variance 0 means that z is known.
+    codes : (N,) int
+        Segment of each row.
+    n_segments : int
+        Number M of segments.
+    weight : (N,), optional
+        Row weights.
+
+    Returns
+    -------
+    averages : (M, n, k)
+    counts : (M,)
+        Total weight of each segment.
+
+    Notes
+    -----
+    Expectations are taken by five Gauss-Hermite nodes, which are exact for polynomial statistics of
+    degree up to nine, so for the Gaussian families.
+    """
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(5)
+    node_weights = jnp.asarray(node_weights / node_weights.sum(), mean.dtype)
+    z = mean[..., None] + jnp.sqrt(variance)[..., None] * jnp.asarray(nodes, mean.dtype)
+    statistics = jnp.einsum("rnqk,q->rnk", family.sufficient_statistics(z), node_weights)
+    weight = jnp.ones_like(mean[:, 0]) if weight is None else weight
+    totals = jax.ops.segment_sum(statistics * weight[:, None, None], codes, n_segments)
+    counts = jax.ops.segment_sum(weight, codes, n_segments)
+    return totals / jnp.maximum(counts, 1e-6)[:, None, None], counts

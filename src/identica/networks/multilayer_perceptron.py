@@ -1,0 +1,126 @@
+"""Multilayer perceptrons that act on the last axis of a whole batch."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from identica.errors import DataError
+from identica.typing import Array, Key
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "leaky_relu": lambda h: jnp.where(h > 0, h, 0.1 * h),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "tanh": jnp.tanh,
+}
+
+
+class MultilayerPerceptron(eqx.Module):
+    """y = x S + W_L a(… a(x W_1 + c_1) …) + c_L, with an optional linear shortcut S.
+
+    No hidden layer gives the linear map x W_1 + c_1. Rows are multiplied from the left, so a batch
+    of any leading shape is one matrix product per layer.
+
+    Attributes
+    ----------
+    weights : tuple of (inputs, outputs) arrays, one per layer
+    biases : tuple of (outputs,) arrays
+    shortcut : (inputs, outputs) array or None
+    activation : str
+        Name in `ACTIVATIONS`.
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    shortcut: Array | None
+    activation: str = eqx.field(static=True, default="silu")
+
+    @classmethod
+    def random(
+        cls,
+        n_inputs: int,
+        hidden_sizes: tuple[int, ...],
+        n_outputs: int,
+        *,
+        key: Key,
+        activation: str = "silu",
+        shortcut: bool = False,
+        last_scale: float = 1.0,
+    ) -> "MultilayerPerceptron":
+        """Glorot-uniform weights and zero biases; a shortcut starts at zero.
+
+        Parameters
+        ----------
+        n_inputs, n_outputs : int
+        hidden_sizes : tuple of int
+            Units of each hidden layer; ``()`` is a linear map (which needs no shortcut and gets none).
+        key : Key
+        activation : str
+            Name in `ACTIVATIONS`.
+        shortcut : bool
+            Add a linear map from input to output.
+        last_scale : float
+            Factor on the last layer's initial weights; small values start near the shortcut.
+
+        Raises
+        ------
+        DataError
+            If the activation is unknown or a layer has no unit.
+        """
+        if activation not in ACTIVATIONS:
+            raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        sizes = (n_inputs, *hidden_sizes, n_outputs)
+        if any(size < 1 for size in sizes):
+            raise DataError(f"every layer needs at least one unit, got sizes {sizes}")
+        draw = jax.nn.initializers.glorot_uniform()
+        keys = jax.random.split(key, len(sizes) - 1)
+        weights = [draw(k, pair) for k, pair in zip(keys, pairwise(sizes), strict=True)]
+        weights[-1] = last_scale * weights[-1]
+        linear = jnp.zeros((n_inputs, n_outputs)) if shortcut and hidden_sizes else None
+        return cls(tuple(weights), tuple(jnp.zeros(size) for size in sizes[1:]), linear, activation)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return self.biases[-1].shape[0]
+
+    def __call__(self, x: Array) -> Array:
+        """(…, inputs) to (…, outputs)."""
+        activate = ACTIVATIONS[self.activation]
+        hidden = x
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = activate(hidden @ weight + bias)
+        out = hidden @ self.weights[-1] + self.biases[-1]
+        return out if self.shortcut is None else out + x @ self.shortcut
+
+    def followed_by(self, weight: Array, bias: Array | float = 0.0) -> "MultilayerPerceptron":
+        """The network with y ↦ y · weight + bias merged into its last layer."""
+        return MultilayerPerceptron(
+            (*self.weights[:-1], self.weights[-1] @ weight),
+            (*self.biases[:-1], self.biases[-1] @ weight + bias),
+            None if self.shortcut is None else self.shortcut @ weight,
+            self.activation,
+        )
+
+    def preceded_by(self, weight: Array, bias: Array) -> "MultilayerPerceptron":
+        """The network with x ↦ x · weight + bias merged into its first layer."""
+        first = self.biases[0] + bias @ self.weights[0]
+        biases = (first, *self.biases[1:])
+        shortcut = self.shortcut
+        if shortcut is not None:
+            biases = (*biases[:-1], biases[-1] + bias @ shortcut)
+            shortcut = weight @ shortcut
+        return MultilayerPerceptron(
+            (weight @ self.weights[0], *self.weights[1:]), biases, shortcut, self.activation
+        )
+
+    def with_linear_part(self, weight: Array, bias: Array) -> "MultilayerPerceptron":
+        """The network whose shortcut (whose only layer, if it is linear) and last bias are replaced."""
+        biases = (*self.biases[:-1], bias)
+        if self.shortcut is None:
+            return MultilayerPerceptron((*self.weights[:-1], weight), biases, None, self.activation)
+        return MultilayerPerceptron(self.weights, biases, weight, self.activation)
