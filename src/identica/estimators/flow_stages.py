@@ -23,6 +23,8 @@ from identica.typing import Array, Key
 GROWTH_ROWS = 2048
 """Rows on which a new layer's linear map is fitted."""
 
+_FIRST_DEPTH = 2
+
 _SHARES = {1: 4, 2: 4, 3: 5}
 _LATER_SHARE = 8
 """Steps of the stage of each depth, in proportion: deeper networks need longer."""
@@ -67,7 +69,7 @@ class FlowPlan:
             objective, evaluate = ProfileLikelihood(self.n_segments), HeldOutProfile(self.n_segments)
         else:
             objective, evaluate = ExactLikelihood(), HeldOutLikelihood()
-        depths = list(range(min(2, self.n_layers), self.n_layers + 1))
+        depths = list(range(min(_FIRST_DEPTH, self.n_layers), self.n_layers + 1))
         shares = [_SHARES.get(depth, _LATER_SHARE) for depth in depths]
         stages = []
         for depth, share in zip(depths, shares, strict=True):
@@ -95,17 +97,18 @@ class FlowPlan:
     def _create(self) -> Callable[[FlowModel | None, Dataset, Key], FlowModel]:
         def create(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
             examples = None if self.n_segments else data.u[:GROWTH_ROWS]
-            return _random_flow(self.n_components, min(2, self.n_layers), self.family, examples, key)
+            return _random_flow(self.n_components, self.n_layers, self.family, examples, key)
 
         return create
 
 
 @eqx.filter_jit
 def _random_flow(
-    n: int, n_layers: int, family: ExponentialFamily, examples: Array | None, key: Key
+    n: int, most_layers: int, family: ExponentialFamily, examples: Array | None, key: Key
 ) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
-    network = InvertibleNetwork.random(n, n_layers, key=network_key)
+    first = min(_FIRST_DEPTH, most_layers)
+    network = InvertibleNetwork.random(n, first, key=network_key, most_layers=most_layers)
     prior = None if examples is None else NetworkPrior.random(family, n, examples, key=prior_key)
     return FlowModel(network, family, prior)
 

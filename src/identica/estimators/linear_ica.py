@@ -119,7 +119,7 @@ class LinearICA(ExactEstimator):
         network = InvertibleNetwork.random(n, 1, key=named_key(0))
         linear = AffineMap(jnp.asarray(unmixing, dtype), jnp.zeros(n, dtype))
         system = FlowModel(
-            InvertibleNetwork(network.maps, network.functions, linear), GaussianLocationScale()
+            InvertibleNetwork(network.maps, network.functions, linear, network.depth), GaussianLocationScale()
         )
         if not problem.discrete:
             prior = _mixture_prior(scores @ unmixing.T, self.seed_, dtype)

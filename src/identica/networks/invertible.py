@@ -48,60 +48,71 @@ class InvertibleNetwork(eqx.Module):
 
     Arrays are laid out (n, B), units first: segment sums are then matrix products and elementwise
     work runs along contiguous rows. All layers but the last are stacked along a leading axis and
-    scanned, so that a deeper network compiles no slower.
+    scanned. The stack has room for C layers, of which the first ``depth`` are in use: a network that
+    grows keeps its shape, and every depth runs the same compiled code.
 
     Attributes
     ----------
-    maps : AffineMap with leaves (L − 1, …)
-    functions : MonotoneHinges with leaves (L − 1, …)
+    maps : AffineMap with leaves (C, …)
+    functions : MonotoneHinges with leaves (C, …)
     last : AffineMap
+    depth : () int
+        Hidden layers in use, L − 1.
     """
 
     maps: AffineMap
     functions: MonotoneHinges
     last: AffineMap
+    depth: Array
 
     @classmethod
-    def random(cls, n: int, n_layers: int, *, key: Key) -> "InvertibleNetwork":
-        """L = ``n_layers`` linear maps and L − 1 mildly nonlinear functions."""
+    def random(
+        cls, n: int, n_layers: int, *, key: Key, most_layers: int | None = None
+    ) -> "InvertibleNetwork":
+        """L = ``n_layers`` linear maps and L − 1 mildly nonlinear functions, with room to grow."""
+        room = (most_layers or n_layers) - 1
         maps_key, functions_key, last_key = jax.random.split(key, 3)
-        maps = jax.vmap(lambda k: AffineMap.random(n, key=k))(jax.random.split(maps_key, n_layers - 1))
-        functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(
-            jax.random.split(functions_key, n_layers - 1)
-        )
-        return cls(maps, functions, AffineMap.random(n, key=last_key))
+        maps = jax.vmap(lambda k: AffineMap.random(n, key=k))(jax.random.split(maps_key, room))
+        functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(jax.random.split(functions_key, room))
+        return cls(maps, functions, AffineMap.random(n, key=last_key), jnp.asarray(n_layers - 1, jnp.int32))
 
     @property
     def n_layers(self) -> int:
-        """Number L of linear maps."""
-        return self.maps.bias.shape[-2] + 1
+        """Number L of linear maps in use."""
+        return int(self.depth) + 1
+
+    def _in_use(self) -> Array:
+        return jnp.arange(self.maps.bias.shape[0]) < self.depth
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """z (n, B) and log|det dz/dx| (B,) of x (n, B), nats."""
 
         def layer(carry, parts):
             x, log_det = carry
-            linear, function = parts
-            x, log_slope = function(linear(x))
-            return (x, log_det + log_slope.sum(0)), None
+            in_use, linear, function = parts
+            # Layers not in use are computed and dropped: on CPUs that is cheaper than a branch.
+            y, log_slope = function(linear(x))
+            return (jnp.where(in_use, y, x), log_det + jnp.where(in_use, log_slope.sum(0), 0.0)), None
 
         start = (x, jnp.zeros(x.shape[1], x.dtype))
-        (x, log_det), _ = jax.lax.scan(layer, start, (self.maps, self.functions))
-        constant = self.maps.log_abs_det().sum() + self.last.log_abs_det()
+        in_use = self._in_use()
+        (x, log_det), _ = jax.lax.scan(layer, start, (in_use, self.maps, self.functions), unroll=True)
+        constant = jnp.where(in_use, self.maps.log_abs_det(), 0.0).sum() + self.last.log_abs_det()
         return self.last(x), log_det + constant
 
     def inverse(self, z: Array) -> Array:
         """x (n, B) with z = network(x)."""
 
         def layer(x, parts):
-            linear, function = parts
-            return linear.inverse(function.inverse(x)), None
+            in_use, linear, function = parts
+            return jnp.where(in_use, linear.inverse(function.inverse(x)), x), None
 
-        return jax.lax.scan(layer, self.last.inverse(z), (self.maps, self.functions), reverse=True)[0]
+        stack = (self._in_use(), self.maps, self.functions)
+        return jax.lax.scan(layer, self.last.inverse(z), stack, reverse=True)[0]
 
     def followed_by(self, weight: Array, bias: Array) -> "InvertibleNetwork":
         """The network with y ↦ weight · y + bias merged into its last linear map."""
-        return InvertibleNetwork(self.maps, self.functions, self.last.then(weight, bias))
+        return InvertibleNetwork(self.maps, self.functions, self.last.then(weight, bias), self.depth)
 
     def grown(self, x: Array, *, key: Key, spread: float = 0.1) -> "InvertibleNetwork":
         """One more layer, computing nearly the same function.
@@ -115,6 +126,8 @@ class InvertibleNetwork(eqx.Module):
         ----------
         x : (n, B)
             Rows on which the new linear map is fitted.
+
+        The stack must have room for another layer.
         """
         n = x.shape[0]
         rotation_key, function_key = jax.random.split(key)
@@ -131,11 +144,12 @@ class InvertibleNetwork(eqx.Module):
         undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
         back = (sd[:, None] * rotation.T) @ undo
         last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
-        append = lambda stacked, one: jnp.concatenate([stacked, one[None]])  # noqa: E731
+        put = lambda stacked, one: stacked.at[self.depth].set(one)  # noqa: E731
         return InvertibleNetwork(
-            jax.tree.map(append, self.maps, turned.last),
-            jax.tree.map(append, self.functions, function),
+            jax.tree.map(put, self.maps, turned.last),
+            jax.tree.map(put, self.functions, function),
             last,
+            self.depth + 1,
         )
 
 

@@ -1,6 +1,9 @@
 """What the loop compiles: chunks of steps, held-out evaluation, and a full-data solver."""
 
-from functools import partial
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,15 +22,15 @@ def wrap(data: Dataset, batch_size: int) -> Dataset:
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:batch_size]]), data)
 
 
-def init_solver(arrays: PyTree, solver: Solver, steps: int) -> PyTree:
+def init_solver(arrays: PyTree, solver: Solver) -> PyTree:
     if not isinstance(solver, StepSolver):
         return ()
-    return strongly_typed(_init_step_solver(arrays, solver, steps))
+    return strongly_typed(_init_step_solver(arrays, solver))
 
 
 @eqx.filter_jit
-def _init_step_solver(arrays: PyTree, solver: StepSolver, steps: int) -> PyTree:
-    return jax.vmap(partial(solver.init, steps=steps))(arrays)
+def _init_step_solver(arrays: PyTree, solver: StepSolver) -> PyTree:
+    return jax.vmap(solver.init)(arrays)
 
 
 def minimize(
@@ -66,27 +69,82 @@ def _value_and_gradient(
     return jax.value_and_grad(lambda a: objective(eqx.combine(a, static), data, key=key)[0])(arrays)
 
 
-@eqx.filter_jit
-def train_chunk(
+GROUP = 4
+"""Restarts that are trained side by side in one compiled call. Groups run on all cores at once."""
+
+
+def train_population(
     arrays: PyTree,
     solver_state: PyTree,
     data: Dataset,
     key: Key,
-    start: Array,
-    stop: Array,
+    start: int,
+    stop: int,
     static: PyTree,
     objective: Objective,
     solver: StepSolver,
     steps: int,
     batch_size: int | None,
     n_rows: int,
-) -> tuple[PyTree, PyTree, Array]:
-    """Steps ``start`` to ``stop`` of all restarts; the mean finite loss of each, NaN if none was."""
-    n_restarts = n_members(arrays)
+) -> tuple[PyTree, PyTree, np.ndarray]:
+    """Steps ``start`` to ``stop`` of all restarts; the mean finite loss of each, NaN if none was.
 
-    def one_restart(arrays, state, batch, key):
+    A restart's noise depends on its own number only, and groups have a fixed size, so the number of
+    cores changes nothing but the time, and memory does not grow with the number of restarts.
+    """
+    n_restarts = n_members(arrays)
+    size = min(GROUP, n_restarts)
+    # The last group is filled up with copies of the last restart, so that one compilation serves all.
+    groups = [np.minimum(np.arange(i, i + size), n_restarts - 1) for i in range(0, n_restarts, size)]
+
+    def run(members: np.ndarray) -> tuple[PyTree, PyTree, Array]:
+        pick = lambda tree: jax.tree.map(lambda leaf: leaf[members], tree)  # noqa: E731
+        return _train_group(
+            pick(arrays), pick(solver_state), data, key, jnp.asarray(members), jnp.asarray(start),
+            jnp.asarray(stop), static, objective, solver, jnp.asarray(steps), batch_size, n_rows,
+        )  # fmt: skip
+
+    # The first group goes alone where it may have to compile; the others then find it compiled.
+    alone = 1 if start == 0 else 0
+    done = [run(group) for group in groups[:alone]] + in_threads(run, groups[alone:])
+    join = lambda *leaves: jnp.concatenate(leaves)[:n_restarts]  # noqa: E731
+    arrays, solver_state, loss = jax.tree.map(join, *done)
+    return arrays, solver_state, np.asarray(loss, dtype=np.float64)
+
+
+def in_threads(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """``run`` of each item, on as many threads as there are cores; compiled code runs in parallel."""
+    if len(items) < 2:
+        return [run(item) for item in items]
+    wide = bool(jax.config.read("jax_enable_x64"))  # a setting of this thread, which others do not see
+
+    def in_thread(item: Any) -> Any:
+        with jax.enable_x64(wide):
+            return jax.block_until_ready(run(item))
+
+    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+        return list(pool.map(in_thread, items))
+
+
+@eqx.filter_jit
+def _train_group(
+    arrays: PyTree,
+    solver_state: PyTree,
+    data: Dataset,
+    key: Key,
+    members: Array,
+    start: Array,
+    stop: Array,
+    static: PyTree,
+    objective: Objective,
+    solver: StepSolver,
+    steps: Array,
+    batch_size: int | None,
+    n_rows: int,
+) -> tuple[PyTree, PyTree, Array]:
+    def one_restart(arrays, state, batch, key, i):
         loss = lambda a: objective(eqx.combine(a, static), batch, key=key)[0]  # noqa: E731
-        return solver.step(loss, arrays, state, steps)
+        return solver.step(loss, arrays, state, i, steps)
 
     def step(i, carry):
         arrays, state, total, count = carry
@@ -95,11 +153,13 @@ def train_chunk(
         if batch_size is not None:
             offset, size = jax.random.randint(rows_key, (), 0, n_rows), batch_size
             batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, offset, size), data)
-        keys = jax.random.split(noise_key, n_restarts)
-        arrays, state, loss, finite = jax.vmap(one_restart, (0, 0, None, 0))(arrays, state, batch, keys)
+        keys = jax.vmap(lambda member: jax.random.fold_in(noise_key, member))(members)
+        arrays, state, loss, finite = jax.vmap(one_restart, (0, 0, None, 0, None))(
+            arrays, state, batch, keys, i
+        )
         return arrays, state, total + jnp.where(finite, loss, 0.0), count + finite
 
-    zero = jnp.zeros(n_restarts)
+    zero = jnp.zeros(members.shape)
     arrays, solver_state, total, count = jax.lax.fori_loop(
         start, stop, step, (arrays, solver_state, zero, zero)
     )
@@ -116,13 +176,15 @@ def _evaluate_one(
 def evaluate_population(
     arrays: PyTree, fit_data: Dataset, held_out: Dataset, key: Key, static: PyTree, evaluate: Evaluate
 ) -> np.ndarray:
-    # One after another: memory stays that of one restart, and any number of them shares one compilation.
+    """Held-out objective of each restart (R,), one system per compiled call."""
     host = jax.tree.map(np.asarray, arrays)
-    scores = [
-        _evaluate_one(jax.tree.map(lambda leaf: leaf[r], host), fit_data, held_out, key, static, evaluate)  # noqa: B023
-        for r in range(n_members(host))
-    ]
-    return np.asarray([float(score) for score in scores])
+
+    def run(r: int) -> Array:
+        one = jax.tree.map(lambda leaf: leaf[r], host)
+        return _evaluate_one(one, fit_data, held_out, key, static, evaluate)
+
+    members = range(n_members(host))
+    return np.asarray([float(score) for score in [run(0), *in_threads(run, members[1:])]])
 
 
 def n_members(arrays: PyTree) -> int:

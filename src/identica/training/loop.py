@@ -17,7 +17,14 @@ from identica.data import Dataset
 from identica.errors import Interrupted, NonFiniteError, Status
 from identica.random import named_key
 from identica.training.checkpoint import Checkpoint
-from identica.training.compiled import choose, evaluate_population, init_solver, minimize, train_chunk, wrap
+from identica.training.compiled import (
+    choose,
+    evaluate_population,
+    init_solver,
+    minimize,
+    train_population,
+    wrap,
+)
 from identica.training.population import member, ranking, stack
 from identica.training.progress import Callback, Progress
 from identica.training.solvers import StepSolver
@@ -146,7 +153,7 @@ class _Run:
                 arrays, static = self._population(index, kept)
                 state = _State(
                     arrays,
-                    init_solver(arrays, stage.solver, stage.steps),
+                    init_solver(arrays, stage.solver),
                     arrays,
                     np.full(stage.restarts, np.inf),
                     records=records,
@@ -203,7 +210,7 @@ class _Run:
         index = saved.numbers["stage"]
         stage = self.stages[index]
         arrays, _ = self._structure(index)
-        template = (arrays, init_solver(arrays, stage.solver, stage.steps), arrays)
+        template = (arrays, init_solver(arrays, stage.solver), arrays)
         trained, solver, best = self.checkpoint.restore(template, saved)
         numbers = saved.numbers
         return index, _State(
@@ -246,8 +253,8 @@ class _Run:
                     break
                 stop = min(state.step + stage.chunk, stage.steps)
                 if isinstance(stage.solver, StepSolver):
-                    state.arrays, state.solver, loss = train_chunk(
-                        state.arrays, state.solver, wrapped, key, jnp.asarray(state.step), jnp.asarray(stop),
+                    state.arrays, state.solver, loss = train_population(
+                        state.arrays, state.solver, wrapped, key, state.step, stop,
                         static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
                     )  # fmt: skip
                 else:
@@ -256,7 +263,7 @@ class _Run:
                     )
                 state.n_steps += stop - state.step
                 state.step = stop
-                self._evaluate(index, stage, state, static, np.asarray(loss, dtype=np.float64))
+                self._evaluate(index, stage, state, static, loss)
                 self._save(index, state)
                 if self._report(index, stage, state):
                     self.stopped = True

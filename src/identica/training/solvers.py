@@ -18,14 +18,14 @@ class StepSolver(ABC):
     """A frozen, hashable description of an optimiser whose steps are compiled into chunks."""
 
     @abstractmethod
-    def init(self, params: PyTree, steps: int) -> PyTree:
-        """State before the first of ``steps`` steps."""
+    def init(self, params: PyTree) -> PyTree:
+        """State before the first step of a stage."""
 
     @abstractmethod
     def step(
-        self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, steps: int
+        self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, index: Array, steps: Array
     ) -> tuple[PyTree, PyTree, Array, Array]:
-        """One step: new parameters, new state, loss before the step, whether the step was finite."""
+        """Step ``index`` of ``steps``: new parameters, new state, loss before it, whether it was finite."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,35 @@ class Adam(StepSolver):
     clip: float = 10.0
     warmup: int = 100
 
-    def _transform(self, steps: int) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.1 * self.rate, self.rate, min(self.warmup, steps // 10), max(steps, 1), 0.01 * self.rate
-        )
-        return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(schedule, b2=self.b2))
+    @property
+    def _transform(self) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.scale_by_adam(b2=self.b2))
 
-    def init(self, params: PyTree, steps: int) -> PyTree:
-        return self._transform(steps).init(params)
+    def rate_at(self, index: Array, steps: Array) -> Array:
+        """Learning rate of step ``index``: 10 % to 100 % of the peak in the warm-up, then down to 1 %.
+
+        Traced rather than built for a number of steps, so that stages of any length share compiled code.
+        """
+        warmup = jnp.minimum(self.warmup, steps // 10)
+        rising = 0.1 + 0.9 * index / jnp.maximum(warmup, 1)
+        progress = jnp.clip((index - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
+        falling = 0.01 + 0.99 * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return self.rate * jnp.where(index < warmup, rising, falling)
+
+    def init(self, params: PyTree) -> PyTree:
+        return self._transform.init(params)
 
     def step(
-        self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, steps: int
+        self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, index: Array, steps: Array
     ) -> tuple[PyTree, PyTree, Array, Array]:
         value, gradient = jax.value_and_grad(loss)(params)
-        updates, new_state = self._transform(steps).update(gradient, state, params)
+        updates, new_state = self._transform.update(gradient, state, params)
+        rate = self.rate_at(index, steps)
         finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradient))
-        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        params = jax.tree.map(keep, optax.apply_updates(params, updates), params)
         # A step that is not finite is skipped whole: neither parameters nor moments take it in.
-        return params, jax.tree.map(keep, new_state, state), value, finite
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        move = lambda p, update: jnp.where(finite, p - (rate * update).astype(p.dtype), p)  # noqa: E731
+        return jax.tree.map(move, params, updates), jax.tree.map(keep, new_state, state), value, finite
 
 
 @dataclass(frozen=True)
