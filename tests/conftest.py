@@ -4,15 +4,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# Compiled code is kept between runs. The variables are read when JAX is imported, hence up here, and
-# processes started by tests inherit them. What is cached is the executable itself, so results keep
+import numpy as np
+import pytest
+
+# Compiled code is kept between runs. The variables are read when JAX is imported, hence here and not
+# in a fixture, and processes started by tests inherit them. What is cached is the executable itself, so results keep
 # their last bit.
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
-import numpy as np
-import pytest
 
 
 @dataclass(frozen=True)
