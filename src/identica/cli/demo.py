@@ -66,6 +66,8 @@ def _say_table(numbers: dict[str, Any]) -> None:
         table.add_column("method")
         table.add_column("Pearson", justify="right")
         table.add_column("Spearman", justify="right")
+        table.add_column("scale matched", justify="right")
         for method in numbers[key]["methods"]:
-            table.add_row(method["name"], f"{method['pearson']:.3f}", f"{method['spearman']:.3f}")
+            scores = [f"{method[score]:.3f}" for score in ("pearson", "spearman", "rescaled")]
+            table.add_row(method["name"], *scores)
         console().print(table)

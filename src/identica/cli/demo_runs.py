@@ -6,7 +6,7 @@ import numpy as np
 
 from identica.cli.output import say
 from identica.cli.progress import ProgressDisplay
-from identica.report.demo import Attempt, Figure1Demo, PhotographDemo
+from identica.report.demo import Attempt, Figure1Demo, PhotographDemo, match_scale
 
 
 def run_figure1(*, quick: bool, seed: int) -> Figure1Demo:
@@ -58,4 +58,6 @@ def attempt(name: str, truth: np.ndarray, estimate: Any, rows: np.ndarray | None
     rows = np.arange(len(truth)) if rows is None else rows
     pearson = match_components(truth[rows], estimate[rows])
     spearman = match_components(truth[rows], estimate[rows], method="spearman")
-    return Attempt(name, pearson.apply(estimate), pearson.mean, spearman.mean)
+    matched = match_scale(truth[rows], spearman.apply(estimate)[rows])
+    rescaled = match_components(truth[rows], matched)
+    return Attempt(name, spearman.apply(estimate), pearson.mean, spearman.mean, rescaled.mean)
