@@ -8,7 +8,7 @@ import pytest
 import identica
 from identica.cli import demo_runs, main
 from identica.metrics import mcc
-from identica.report.demo import Figure1Demo, PhotographDemo
+from identica.report.demo import Figure1Demo, PhotographDemo, match_scale
 from identica.simulation.photographs import mix, photographs
 
 
@@ -71,3 +71,14 @@ def test_quick_demo_beats_linear_ica(tmp_path, capsys):
     content = demo_json(capsys, "--quick", "--out", tmp_path / "demo")
     photographs = {m["name"]: m for m in content["photographs"]["methods"]}
     assert photographs["identica (FlowICA)"]["rescaled"] > photographs["FastICA"]["rescaled"] + 0.01
+
+
+def test_matched_scales_undo_rising_curves_and_nothing_else():
+    rng = np.random.default_rng(0)
+    truth = rng.gamma(2.0, size=(500, 2))
+    np.testing.assert_array_equal(match_scale(truth, np.log(truth) ** 3 + 5), truth)
+    mixed = truth @ np.array([[1.0, 0.5], [0.2, 1.0]])
+    matched = match_scale(truth, mixed)
+    np.testing.assert_array_equal(np.sort(matched, axis=0), np.sort(truth, axis=0))
+    assert mcc(truth, matched) < 0.95
+    assert mcc(mixed, matched, method="spearman") == pytest.approx(1)
