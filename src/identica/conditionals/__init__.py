@@ -10,6 +10,7 @@ from identica.conditionals.encoders import (
     log_evidence,
     posterior_of,
 )
+from identica.conditionals.mixture import MixturePrior
 from identica.conditionals.observations import (
     BernoulliObservation,
     GaussianObservation,
@@ -35,6 +36,7 @@ __all__ = [
     "Factor",
     "Features",
     "GaussianObservation",
+    "MixturePrior",
     "ModulatedPrior",
     "NetworkMap",
     "Observation",

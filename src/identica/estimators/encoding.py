@@ -7,7 +7,6 @@ nothing is executed.
 import dataclasses
 import enum
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -25,24 +24,13 @@ def types_by_name() -> dict[str, type]:
     from identica import conditionals, families, models, networks
     from identica.linear.whitening import Whitening
 
-    table: dict[str, type] = {
-        t.__name__: t for t in (AuxiliaryEncoder, Column, Status, Whitening, eqx.nn.MLP, eqx.nn.Linear)
-    }
+    table: dict[str, type] = {t.__name__: t for t in (AuxiliaryEncoder, Column, Status, Whitening)}
     for package in (families, networks, conditionals, models):
-        for name in getattr(package, "__all__", ()):
+        for name in package.__all__:
             value = getattr(package, name)
             if isinstance(value, type) and issubclass(value, eqx.Module):
                 table[name] = value
     return table
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "tanh": jax.nn.tanh,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-}
 
 
 class Encoder:
@@ -79,9 +67,6 @@ class Encoder:
                 return {"type": name, "member": value.name}
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             return {"type": name, "fields": {k: self.encode(v, f"{path}.{k}") for k, v in fields.items()}}
-        for name, function in _FUNCTIONS.items():
-            if value is function:
-                return {"function": name}
         raise TypeError(f"{path} holds a {type(value).__name__}, which cannot be saved")
 
     def _array(self, array: np.ndarray, path: str) -> Any:
@@ -97,7 +82,7 @@ def decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     Raises
     ------
     ModelFileError
-        If it names an unknown type, function or array, or has other fields than the type.
+        If it names an unknown type or array, or has other fields than the type.
     """
     if node is None or isinstance(node, bool | int | float | str):
         return node
@@ -117,10 +102,6 @@ def decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {k: decode(n, arrays) for k, n in node["dict"].items()}
     if "strings" in node:
         return np.array(node["strings"], dtype=object).reshape(node["shape"])
-    if "function" in node:
-        if node["function"] not in _FUNCTIONS:
-            raise ModelFileError(f"unknown function {node['function']!r}")
-        return _FUNCTIONS[node["function"]]
     return _decode_object(node, arrays)
 
 

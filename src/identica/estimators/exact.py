@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from identica.conditionals import ModulatedPrior, Table
 from identica.errors import DataError
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of
 from identica.estimators.orientation import Orientation
 from identica.estimators.results import LogLikelihood, Posterior
 from identica.models.flow import FlowModel
-from identica.models.priors import SegmentPrior
 from identica.networks.invertible import AffineMap
 from identica.objectives.exact_likelihood import segment_prior
 from identica.random import draw_seed, named_rng
@@ -101,14 +101,12 @@ class ExactEstimator(SourceEstimator):
 
     def _draw_u(self, n_samples: int, seed: int) -> np.ndarray:
         rng = named_rng(seed, "u")
-        prior = self.model_.prior
-        shares = getattr(prior, "shares", None)
-        if shares is not None:
-            shares = np.asarray(shares, np.float64)
+        parameters = getattr(self.model_.prior, "parameters", None)
+        if isinstance(parameters, Table):
+            shares = np.exp(np.asarray(parameters.log_shares, np.float64))
             return rng.choice(len(shares), n_samples, p=shares / shares.sum()).astype(np.int32)
-        examples = getattr(prior, "examples", None)
-        if examples is not None:
-            return np.asarray(examples)[rng.integers(len(examples), size=n_samples)]
+        if parameters is not None:
+            return np.asarray(parameters.examples)[rng.integers(len(parameters.examples), size=n_samples)]
         return np.zeros(n_samples, np.int32)
 
     def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
@@ -119,7 +117,9 @@ class ExactEstimator(SourceEstimator):
         if problem.discrete:
             prior = _segment_prior(system, data, problem.n_segments)
             known = self.auxiliary_.n_segments  # type: ignore[union-attr]
-            prior = SegmentPrior(prior.family, prior.natural[:known], prior.shares[:known])
+            table: Any = prior.parameters  # of padded segments: see Problem.n_segments
+            table = Table(table.raw[:known], table.log_shares[:known])
+            prior = ModulatedPrior(prior.family, table)
             system = FlowModel(system.demixer, system.family, prior)
         z = apply_in_blocks(_sources_of(system), np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
         weight, bias = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 
+from identica.conditionals import ModulatedPrior, NetworkMap
 from identica.data import Dataset
 from identica.families import ExponentialFamily
 from identica.models.flow import FlowModel
-from identica.models.priors import NetworkPrior
 from identica.networks.invertible import InvertibleNetwork
 from identica.objectives.exact_likelihood import (
     ExactLikelihood,
@@ -109,7 +109,10 @@ def _random_flow(
     network_key, prior_key = jax.random.split(key)
     first = min(_FIRST_DEPTH, most_layers)
     network = InvertibleNetwork.random(n, first, key=network_key, most_layers=most_layers)
-    prior = None if examples is None else NetworkPrior.random(family, n, examples, key=prior_key)
+    prior = None
+    if examples is not None:
+        network_map = NetworkMap.random(examples, n, family.number_of_statistics, key=prior_key)
+        prior = ModulatedPrior(family, network_map)
     return FlowModel(network, family, prior)
 
 

@@ -10,13 +10,13 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from identica.conditionals import MixturePrior
 from identica.errors import DataError, Status
 from identica.estimators.base import Problem
 from identica.estimators.exact import ExactEstimator
 from identica.families import GaussianLocationScale
 from identica.linear import joint_diagonalize, within_segment_covariances
 from identica.models.flow import FlowModel
-from identica.models.priors import MixturePrior
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives.exact_likelihood import ExactLikelihood, HeldOutProfile
 from identica.random import named_key
@@ -152,7 +152,7 @@ class LinearICA(ExactEstimator):
         u = np.asarray(problem.data.u)[: problem.n_rows]
         if not problem.discrete:
             bins = min(_CONTINUOUS_BINS, max(2, problem.n_rows // (4 * problem.n_components)))
-            u = KMeans(bins, n_init=1, random_state=self.seed_).fit_predict(u)
+            u = KMeans(bins, random_state=self.seed_).fit_predict(u)
         covariances, counts = within_segment_covariances(scores, u, int(u.max()) + 1)
         kept = counts >= 2
         return joint_diagonalize(covariances[kept], counts[kept].astype(np.float64), max_iter=self.max_iter)
@@ -191,7 +191,9 @@ class LinearICA(ExactEstimator):
 
 
 def _mixture_prior(z: FloatArray, seed: int, dtype: Any) -> MixturePrior:
-    parts = [GaussianMixture(_MIXTURE_PARTS, random_state=seed).fit(z[:, [i]]) for i in range(z.shape[1])]
+    parts: list[Any] = [
+        GaussianMixture(_MIXTURE_PARTS, random_state=seed).fit(z[:, [i]]) for i in range(z.shape[1])
+    ]
     stack = lambda values: jnp.asarray(np.stack(values), dtype)  # noqa: E731
     return MixturePrior(
         stack([np.log(p.weights_) for p in parts]),

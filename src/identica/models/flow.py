@@ -1,9 +1,12 @@
 """Flow model: x = f(z) without noise, p(z|u) factorial, so the likelihood is exact."""
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
 
+from identica.conditionals import MixturePrior, ModulatedPrior
 from identica.families import ExponentialFamily
-from identica.models.priors import MixturePrior, NetworkPrior, SegmentPrior
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.typing import Array, Key
 
@@ -19,7 +22,7 @@ class FlowModel(eqx.Module):
         g, from white scores to latents z.
     family : ExponentialFamily
         Of the latents given u.
-    prior : SegmentPrior, NetworkPrior, MixturePrior or None
+    prior : ModulatedPrior, MixturePrior or None
         None while a profile likelihood is maximised: the best prior is then a function of g.
     orientation : AffineMap or None
         From latents to sources: the stated order, sign and scale. The prior stays that of the latents.
@@ -27,7 +30,7 @@ class FlowModel(eqx.Module):
 
     demixer: InvertibleNetwork
     family: ExponentialFamily
-    prior: SegmentPrior | NetworkPrior | MixturePrior | None = None
+    prior: ModulatedPrior | MixturePrior | None = None
     orientation: AffineMap | None = None
 
     def latents(self, x: Array) -> tuple[Array, Array]:
@@ -46,16 +49,22 @@ class FlowModel(eqx.Module):
         return self.demixer.inverse(z).T
 
     def log_marginal(self, x: Array, u: Array | None) -> Array:
-        """log p(x|u), exact, nats (B,)."""
-        if self.prior is None:
-            raise ValueError("a flow without a prior has no density; set the prior first")
+        """log p(x|u), exact, nats (B,); log p(x), averaged over what u was in the fit, if u is None."""
         z, log_det = self.latents(x)
-        return self.prior.log_prob(z, u) + log_det
+        if u is None and isinstance(self.prior, ModulatedPrior):
+            natural, log_weights = self.prior.parts()
+            joint = self.family.log_prob(z[:, None, :], natural[None]).sum(-1)
+            return jax.nn.logsumexp(joint + log_weights, axis=1) + log_det
+        return jnp.asarray(self._prior_given(u).log_prob(z)) + log_det
 
     def sample(self, u: Array, *, key: Key) -> tuple[Array, Array]:
         """Sources (B, n) and scores x (B, n) drawn given u (B, …)."""
-        if self.prior is None:
-            raise ValueError("a flow without a prior cannot be sampled; set the prior first")
-        z = self.prior.sample(u, key=key)
+        prior = self._prior_given(u)
+        z = jnp.asarray(prior.sample(key, () if prior.batch_shape else (u.shape[0],)))
         sources = z if self.orientation is None else self.orientation(z.T).T
         return sources, self.demixer.inverse(z.T).T
+
+    def _prior_given(self, u: Array | None) -> dist.Distribution:
+        if self.prior is None:
+            raise ValueError("a flow without a prior has no density; set the prior first")
+        return self.prior(u)  # type: ignore[arg-type]

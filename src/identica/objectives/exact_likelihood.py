@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from identica.conditionals import ModulatedPrior
 from identica.data import Dataset, mean_over_rows
+from identica.families.base import VARIANCE_FLOOR
 from identica.models.flow import FlowModel
-from identica.models.priors import SegmentPrior
 from identica.typing import Array, Key
 
 BLOCK_ROWS = 2**15
@@ -111,11 +112,10 @@ def shrink(means: Array, counts: Array, *, strength: float = 1.0) -> Array:
     return own * means + (1 - own) * pooled
 
 
-def segment_prior(system: FlowModel, data: Dataset, n_segments: int) -> SegmentPrior:
+def segment_prior(system: FlowModel, data: Dataset, n_segments: int) -> ModulatedPrior:
     """The prior of every segment, fitted to all rows of ``data``."""
     counts, means, _ = segment_statistics(system, data, n_segments)
-    natural = system.family.natural_from_expectation(shrink(means, counts))
-    return SegmentPrior(system.family, natural, counts / counts.sum())
+    return ModulatedPrior.table(system.family, shrink(means, counts), counts, floor=VARIANCE_FLOOR)
 
 
 def _blockwise_mean(values, batch: Dataset) -> Array:

@@ -162,7 +162,9 @@ class _Run:
                 )
             else:
                 _, static = self._structure(index)
-            status = self._train(index, stage, state, static)
+            ended = self._train(index, stage, state, static)
+            # What the longest training of the final system said stands, unless a polish found worse.
+            status = ended if isinstance(stage.solver, StepSolver) or not ended.ok else status
             order = ranking(state.best_held_out)
             if not np.isfinite(state.best_held_out[order[0]]):
                 raise NonFiniteError(
