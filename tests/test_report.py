@@ -41,6 +41,7 @@ def make_contents(**changes) -> ReportContents:
     }
     scores = {
         "unit": "nats per row",
+        "kind": "exact",
         "n_rows": 120,
         "model": {"name": "FlowICA", "mean": -2.125, "standard_error": 0.0625},
         "linear": {"name": "linear ICA (joint-diagonalization)", "mean": -2.5, "standard_error": 0.07},
@@ -348,3 +349,14 @@ def test_browser_renders_it_on_a_phone_without_complaint(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH to render the report with")
 def test_browser_would_have_complained(tmp_path):
     assert "not a function" in browse("<!DOCTYPE html><script>document.nothing()</script>", tmp_path)[1]
+
+
+def test_bounds_and_collapse_are_named():
+    scores = make_contents().scores | {"kind": "lower"}
+    assert "at least -2.125" in statements.held_out(scores, "IVAE")[0].text
+    assert "is a lower bound" in report_page(make_contents(scores=scores))
+    assert "at least" not in statements.held_out(make_contents().scores, "FlowICA")[0].text
+    finding = statements.collapse(["ivae1"], 3)
+    assert finding.verdict == "warning"
+    assert "say nothing about ivae1" in finding.text
+    assert statements.collapse([], 3) is None

@@ -46,6 +46,7 @@ def evaluate(
     from identica.cli.selection import select_by_name
     from identica.cli.tables import read_table
     from identica.cli.writing import check_output, write_frame
+    from identica.report.baseline import score_kind
     from identica.report.storage import sha256_of
 
     if out is not None:
@@ -81,6 +82,7 @@ def evaluate(
             "run": str(run),
             "n_rows": len(scores),
             "log_likelihood": summary,
+            "kind": score_kind(estimator),
             "without_gross_spikes": ordinary,
             "mcc": matching,
             "training_table": seen,

@@ -40,8 +40,9 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
     -------
     dict or None
         ``model``, ``linear`` and ``difference``, each with ``mean`` and ``standard_error`` in nats per
-        row; ``linear`` is None for a model that is linear ICA itself, or says in ``error`` why linear
-        ICA failed. None if no rows were held out.
+        row; ``linear`` is None for a model that is linear ICA itself or not a density of real numbers,
+        or says in ``error`` why linear ICA failed. ``kind`` is "exact", or "lower" where the model's
+        score is a lower bound. None if no rows were held out.
     """
     held_out = np.asarray(estimator.held_out_rows_)
     if len(held_out) == 0:
@@ -50,6 +51,7 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
     model = np.asarray(estimator.score_samples(x_held, u=u_held), dtype=np.float64)
     scores: dict[str, Any] = {
         "unit": "nats per row",
+        "kind": score_kind(estimator),
         "n_rows": len(held_out),
         "model": {"name": type(estimator).__name__, **_mean(model)},
         "linear": None,
@@ -57,7 +59,7 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
     }
     from identica import LinearICA
 
-    if isinstance(estimator, LinearICA):
+    if isinstance(estimator, LinearICA) or getattr(estimator, "likelihood", "gaussian") != "gaussian":
         return scores
     method = linear_method(u)
     fit_rows = np.asarray(estimator.fit_rows_)
@@ -74,6 +76,14 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
     scores["linear"] = {"name": f"linear ICA ({method})", **_mean(linear)}
     scores["difference"] = _mean(model - linear)
     return scores
+
+
+def score_kind(estimator: Any) -> str:
+    """Whether ``score_samples`` is the log-likelihood itself ("exact") or a lower bound of it ("lower")."""
+    from identica.estimators.exact import ExactEstimator
+
+    exact = isinstance(estimator, ExactEstimator) or getattr(estimator, "exact_", False)
+    return "exact" if exact else "lower"
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

@@ -39,6 +39,7 @@ def held_out(scores: dict[str, Any] | None, name: str) -> list[Finding]:
         ]
     model = scores["model"]
     mean, error = model["mean"], model["standard_error"]
+    bound = scores.get("kind") == "lower"
     findings = [
         Finding(
             "held-out log-likelihood",
@@ -46,8 +47,9 @@ def held_out(scores: dict[str, Any] | None, name: str) -> list[Finding]:
             "nats per row",
             (mean - 2 * error, mean + 2 * error),
             "info",
-            f"On {scores['n_rows']:,} rows kept out of the fit, {name} scores {mean:.3f} ± {error:.3f} nats "
-            "per row (mean ± standard error).",
+            f"On {scores['n_rows']:,} rows kept out of the fit, {name} scores "
+            f"{'at least ' if bound else ''}{mean:.3f} ± {error:.3f} nats per row (mean ± standard error"
+            f"{', a lower bound of the log-likelihood' if bound else ''}).",
         )
     ]
     linear, difference = scores["linear"], scores["difference"]
@@ -221,6 +223,21 @@ def _within(values: FloatArray, codes: IntArray) -> FloatArray:
     counts = np.bincount(codes, minlength=n_segments)[:, None]
     mean = np.stack([np.bincount(codes, v, n_segments) for v in values.T], axis=1) / counts
     return values - mean[codes]
+
+
+def collapse(collapsed: list[str], n_components: int) -> Finding | None:
+    """Components of which the posterior ignores the observations."""
+    if not collapsed:
+        return None
+    return Finding(
+        "posterior collapse",
+        len(collapsed),
+        "sources",
+        verdict="warning",
+        text=f"Within segments the columns say nothing about {', '.join(collapsed)}: what is shown for "
+        f"{'it' if len(collapsed) == 1 else 'them'} only repeats u. Try fewer than {n_components} sources.",
+        reference="share of the variance within segments that the columns explain, below 0.01",
+    )
 
 
 def excluded_rows(n_excluded: int, n_rows: int) -> Finding | None:
