@@ -73,7 +73,7 @@ class Adam(StepSolver):
         value, gradient = jax.value_and_grad(loss)(params)
         updates, new_state = self._transform.update(gradient, state, params)
         rate = self.rate_at(index, steps)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
         # A step that is not finite is skipped whole: neither parameters nor moments take it in.
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         move = lambda p, update: jnp.where(finite, p - (rate * update).astype(p.dtype), p)  # noqa: E731
