@@ -8,7 +8,7 @@ compiled code.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -243,6 +243,9 @@ class _Run:
 
     def _train(self, index: int, stage: Stage, state: _State, static: PyTree) -> Status:
         key = named_key(self.seed, "train", index)
+        # Ctrl-C may strike between the steps of a chunk and their evaluation; what is saved then is
+        # the last border, where both are done.
+        border = _copy(state)
         n_rows = self.data.n_rows
         batch_size = None if stage.batch_size is None or stage.batch_size >= n_rows else stage.batch_size
         # Wrapped at the end, so that every row is equally often in a slice.
@@ -250,6 +253,7 @@ class _Run:
         try:
             if state.step == 0 and not np.isfinite(state.best_held_out).any():
                 self._evaluate(index, stage, state, static, np.full(stage.restarts, np.nan))
+                border = _copy(state)
             while state.step < stage.steps:
                 if stage.patience is not None and state.stale >= stage.patience:
                     break
@@ -266,14 +270,15 @@ class _Run:
                 state.n_steps += stop - state.step
                 state.step = stop
                 self._evaluate(index, stage, state, static, loss)
+                border = _copy(state)
                 self._save(index, state)
                 if self._report(index, stage, state):
                     self.stopped = True
                     return Status.STOPPED
         except KeyboardInterrupt:
-            self._save(index, state, force=True)
+            self._save(index, border, force=True)
             raise Interrupted(
-                f"stopped by the user in stage {stage.name!r} at step {state.step} of {stage.steps}"
+                f"stopped by the user in stage {stage.name!r} at step {border.step} of {stage.steps}"
             ) from None
         best = int(ranking(state.best_held_out)[0])
         if not np.isfinite(_last(state.records, best, "loss", default=0.0)):
@@ -308,6 +313,10 @@ class _Run:
             seconds=time.monotonic() - self.started,
         )
         return any([callback(progress) is True for callback in self.callbacks])
+
+
+def _copy(state: _State) -> _State:
+    return replace(state, records=[*state.records])
 
 
 def _still_improving(records: list[dict[str, object]], restart: int) -> bool:
