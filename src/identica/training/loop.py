@@ -65,7 +65,7 @@ class Fit:
 
 @dataclass
 class _State:
-    """Everything that a checkpoint must hold of the running stage."""
+    """Everything that a checkpoint must hold of the running stage; ``status`` is of the stages before."""
 
     arrays: PyTree
     solver: PyTree
@@ -76,6 +76,7 @@ class _State:
     records: list[dict[str, object]] = field(default_factory=list)
     restarts: list[dict[str, object]] = field(default_factory=list)
     n_steps: int = 0
+    status: Status = Status.CONVERGED
 
 
 def fit(
@@ -159,8 +160,10 @@ class _Run:
                     records=records,
                     restarts=restarts,
                     n_steps=n_steps,
+                    status=status,
                 )
             else:
+                status = state.status
                 _, static = self._structure(index)
             ended = self._train(index, stage, state, static)
             # What the longest training of the final system said stands, unless a polish found worse.
@@ -225,6 +228,7 @@ class _Run:
             numbers["records"],
             numbers["restarts"],
             numbers["n_steps"],
+            Status[numbers["status"]],
         )
 
     def _save(self, index: int, state: _State, *, force: bool = False) -> None:
@@ -238,6 +242,7 @@ class _Run:
             "records": state.records,
             "restarts": state.restarts,
             "n_steps": state.n_steps,
+            "status": state.status.name,
         }
         self.checkpoint.write((state.arrays, state.solver, state.best), numbers, force=force)
 
