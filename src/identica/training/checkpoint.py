@@ -64,11 +64,12 @@ class Checkpoint:
             return
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
         arrays = {f"{i:05d}": leaf.copy(order="C") for i, leaf in enumerate(leaves)}
+        text = json.dumps(numbers)
         header = {
             "format": str(_FORMAT),
             "fingerprint": self.fingerprint,
-            "numbers": json.dumps(numbers),
-            "sha256": _digest(leaves),
+            "numbers": text,
+            "sha256": _digest(leaves, text),
         }
         write_atomically(self.path, save(arrays, metadata=header))
         self._last = time.monotonic()
@@ -87,12 +88,18 @@ class Checkpoint:
             with safe_open(self.path, framework="numpy") as file:
                 header = file.metadata() or {}
                 arrays = [file.get_tensor(name) for name in sorted(file.keys())]
-            numbers = json.loads(header["numbers"])
+            text = header["numbers"]
+            numbers = json.loads(text)
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise ModelFileError(
                 f"{self.path} is not a readable checkpoint ({error}); delete it to start anew"
             ) from None
-        if header.get("sha256") != _digest(arrays):
+        if header.get("format") != str(_FORMAT):
+            raise ModelFileError(
+                f"{self.path} has format {header.get('format')!r}, this version reads format {_FORMAT}; "
+                "resume with the version that wrote it, or delete it to start anew"
+            )
+        if header.get("sha256") != _digest(arrays, text):
             raise ModelFileError(f"{self.path} is damaged (checksum differs); delete it to start anew")
         if header.get("fingerprint") != self.fingerprint:
             raise ModelFileError(
@@ -140,8 +147,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from None
 
 
-def _digest(arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: list[np.ndarray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
