@@ -117,8 +117,10 @@ class Checkpoint:
         return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in saved.arrays])
 
     def remove(self) -> None:
-        """Delete the file once it is no longer needed."""
+        """Delete the file once it is no longer needed, with what a killed process left of one."""
         self.path.unlink(missing_ok=True)
+        for partial in self.path.parent.glob(f".{_NAME}.*.partial"):
+            partial.unlink(missing_ok=True)
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
 
