@@ -284,6 +284,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         digest = hashlib.sha256(np.ascontiguousarray(X).tobytes())
         if encoded is not None:
             digest.update(np.ascontiguousarray(encoded).tobytes())
+        # The split depends on sequence, too.
+        digest.update(self.fit_rows_.tobytes())
         options = {
             k: v for k, v in self.get_params().items() if k not in ("callbacks", "checkpoint", "random_state")
         }
