@@ -31,7 +31,7 @@ from identica.training.solvers import StepSolver
 from identica.training.stage import Stage
 from identica.typing import PyTree
 
-TOLERANCE = 1e-2
+TOLERANCE = 5e-2
 """Gain of the last chunk, in nats per row, above which a fit counts as not converged."""
 
 MONITOR_ROWS = 2**15
