@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": "Score a fitted run on another table, and against true sources where they are known.",
     "sample": "Draw new rows and their sources from a fitted run.",
     "simulate": "Write a simulated data set whose sources are known.",
+    "reproduce": "Rerun a published benchmark and print its scores beside the published ones.",
     "inspect": "Show what a run folder holds, or how far an interrupted run came.",
     "report": "Build the HTML report of a run again from what is stored.",
 }
