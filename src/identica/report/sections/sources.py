@@ -85,8 +85,13 @@ def _by_segment(name: str, values: np.ndarray, segments: Any) -> Drawing:
     mean = np.bincount(codes, values, n) / counts
     sd = np.sqrt(np.maximum(np.bincount(codes, (values - mean[codes]) ** 2, n) / counts, 0))
     ax.axhline(0, color=RULE, lw=0.8)
-    ax.vlines(np.arange(n), mean - sd, mean + sd, colors=segment_colours(n), lw=max(1.0, min(6.0, 120 / n)))
-    ax.scatter(np.arange(n), mean, s=max(3.0, min(26.0, 500 / n)), color=INK, zorder=3)
+    many = n > 80  # as pixels, or the page grows by a path for each segment of each source
+    width = max(1.0, min(6.0, 120 / n))
+    ax.vlines(np.arange(n), mean - sd, mean + sd, colors=segment_colours(n), lw=width, rasterized=many)
+    if not many:
+        ax.scatter(np.arange(n), mean, s=max(3.0, min(26.0, 500 / n)), color=INK, zorder=3)
+    else:
+        ax.plot(mean, color=INK, lw=0.9)
     if n <= 12 and max(map(len, names)) * n < 60:
         ax.set_xticks(range(n), names)
     else:
