@@ -12,6 +12,7 @@ from identica.conditionals import ModulatedPrior, Table
 from identica.errors import DataError
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of
+from identica.estimators.flow_stages import GROWTH_ROWS
 from identica.estimators.orientation import Orientation
 from identica.estimators.results import LogLikelihood, Posterior
 from identica.models.flow import FlowModel
@@ -121,6 +122,12 @@ class ExactEstimator(SourceEstimator):
             table = Table(table.raw[:known], table.log_shares[:known])
             prior = ModulatedPrior(prior.family, table)
             system = FlowModel(system.demixer, system.family, prior)
+        elif isinstance(system.prior, ModulatedPrior):
+            # Rows without u are averaged over values of u that occurred, not over padding.
+            own = eqx.tree_at(
+                lambda p: p.parameters.examples, system.prior, data.u[: min(problem.n_rows, GROWTH_ROWS)]
+            )
+            system = FlowModel(system.demixer, system.family, own)
         z = apply_in_blocks(_sources_of(system), np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
         weight, bias = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix()
         orientation = AffineMap(weight.astype(data.x.dtype), bias.astype(data.x.dtype))  # type: ignore[arg-type]
