@@ -179,7 +179,10 @@ def _write(out: Path, content: dict[str, Any]) -> None:
         (c["case"], c, c["published"]["scores"], c["published"]["same_setting"]) for c in content["cases"]
     ]
     write_picture(out, draw(drawn))
-    sections = [(c["case"], f"{_sizes(c)} {content['caveat']}", _tables(c)) for c in content["cases"]]
+    sections = [
+        (c["case"], " ".join([_sizes(c), content["caveat"], _other_sizes(c)]), _tables(c))
+        for c in content["cases"]
+    ]
     write_text(out / TABLE_NAME, markdown(sections) + "\n".join(_notes(content)) + "\n")
 
 
@@ -191,6 +194,8 @@ def _say(name: str, content: dict[str, Any]) -> None:
     for case in content["cases"]:
         say("")
         say(f"{case['case']}: mean correlation with the true sources (MCC)\n{_sizes(case)}")
+        if other := _other_sizes(case):
+            say(other)
         # One score less than in the files, so that the table fits a terminal of 80 columns.
         for header, rows in _tables(case, without=("spearman_within",)):
             table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
@@ -226,13 +231,19 @@ def _tables(
     published = case["published"]
     if not published["scores"]:
         return [measured_table(case, without=without)]
-    header, rows = published_table(published["scores"])
-    if not published["same_setting"]:
-        setting = published["scores"][0].setting
-        header[0] = (
-            f"published at {setting['n_segments']} × {setting['n_per_segment']} rows: other sizes than here"
-        )
-    return [measured_table(case, without=without), (header, rows)]
+    return [measured_table(case, without=without), published_table(published["scores"])]
+
+
+def _other_sizes(case: dict[str, Any]) -> str:
+    """A warning if the published scores belong to other sizes than those that were run."""
+    published = case["published"]
+    if published["same_setting"] or not published["scores"]:
+        return ""
+    setting = published["scores"][0].setting
+    return (
+        f"The published sizes are others ({setting['n_components']} sources, {setting['n_segments']} segments of "
+        f"{setting['n_per_segment']} rows): no comparison is possible."
+    )
 
 
 def _notes(content: dict[str, Any]) -> list[str]:
@@ -244,9 +255,6 @@ def _notes(content: dict[str, Any]) -> list[str]:
     marks = "; ".join(f"{mark}: {text}" for mark, text in content["marks"].items())
     methods = [method for case in content["cases"] for method in case["methods"].values()]
     statuses = [status for method in methods for status in method.get("statuses", [])]
-    other = [
-        c["case"] for c in content["cases"] if c["published"]["scores"] and not c["published"]["same_setting"]
-    ]
     lines = [
         f"Marks: {marks}.",
         content["caveat"],
@@ -255,10 +263,6 @@ def _notes(content: dict[str, Any]) -> list[str]:
         f"{machine['cores']} cores, {machine['device']}, peak memory "
         f"{f'{max(memory):,.0f} MiB' if memory else 'not measured'}; {versions}.",
     ]
-    if other:
-        lines.insert(
-            0, f"Published sizes differ from these: no comparison is possible for {'; '.join(other)}."
-        )
     if "max_iter" in statuses:
         lines.append(
             f"{statuses.count('max_iter')} of {len(statuses)} fits stopped before they had converged."

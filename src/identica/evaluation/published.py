@@ -29,7 +29,7 @@ CAVEATS: dict[str, str] = {
     "only recomputed linear rows stand beside.",
     "tcl": "The released code comes without scores, so only recomputed linear rows stand beside.",
     "photographs": "Nobody has published a score: the data are identica's own. What a nonlinear mixture leaves "
-    "open of a source is a monotone curve, so the Spearman columns are the ones to read.",
+    "open of a source is a monotone curve, so Spearman's correlation is the one to read.",
 }
 """How the published numbers of a benchmark and those measured here differ."""
 
