@@ -30,7 +30,9 @@ def auxiliary_columns(u: Any, *, n_rows: int | None = None) -> dict[str, np.ndar
         names = [str(name) for name in u.columns]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise DataError(f"u has several columns named {repeated[0]!r}; give each column a name of its own")
+            raise DataError(
+                f"u has several columns named {repeated[0]!r}; give each column a name of its own"
+            )
         columns = {str(name): np.asarray(u[name]) for name in u.columns}
     else:
         array = np.asarray(u)
