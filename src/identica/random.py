@@ -17,6 +17,8 @@ def draw_seed(random_state: Any) -> int:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31))
+    if not hasattr(random_state, "randint"):
+        raise ValueError(f"random_state must be an int, None or a RandomState, got {random_state!r}")
     return int(random_state.randint(2**31 - 1))
 
 

@@ -25,12 +25,16 @@ from identica.errors import DataWarning, Status
 from identica.estimators.blocks import precision_of
 from identica.estimators.results import LogLikelihood
 from identica.estimators.validation import (
+    check_callbacks,
     check_columns,
     check_count,
+    check_folder,
     check_fraction,
     check_observations,
     check_segments,
     check_sequence,
+    check_threshold,
+    check_variation,
 )
 from identica.linear.whitening import Whitening
 from identica.random import draw_seed, named_rng
@@ -154,6 +158,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         X = check_observations(self, X, reset=True)
         fraction = check_fraction(self.validation_fraction)
         check_count("max_iter", self.max_iter)
+        check_callbacks(self.callbacks)
+        check_folder("checkpoint", self.checkpoint)
         u = self._choose_u(u, y)
         check_columns(self, X, self.n_components)
         ids = check_sequence(sequence, len(X))
@@ -172,6 +178,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             sequence=None if ids is None else ids[usable],
         )
         self.fit_rows_, self.held_out_rows_ = usable[fit_rows], usable[held_out_rows]
+        # A column may vary in a single row, and that row be held out.
+        check_variation(self, X[self.fit_rows_], where=" among the fitted rows")
         self.auxiliary_ = encoder
         self.whitening_ = Whitening.from_rows(X[self.fit_rows_], self.n_components)
         self.n_components_ = self.whitening_.n_components
@@ -208,14 +216,15 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _train(self, problem: Problem, X: FloatArray, encoded: np.ndarray | None) -> Fit:
         checkpoint = None
-        if self.checkpoint is not None:
-            checkpoint = Checkpoint(Path(self.checkpoint), self._fingerprint(X, encoded))
+        folder = check_folder("checkpoint", self.checkpoint)
+        if folder is not None:
+            checkpoint = Checkpoint(folder, self._fingerprint(X, encoded))
         result = run_stages(
             self.build(problem),
             problem.data,
             problem.held_out,
             seed=self.seed_,
-            callbacks=tuple(self.callbacks or ()),
+            callbacks=check_callbacks(self.callbacks),
             checkpoint=checkpoint,
         )
         if checkpoint is not None:
@@ -266,13 +275,14 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return encoded.astype(self.precision) if encoded.dtype.kind == "f" else encoded
 
     def _find_gross_rows(self, X: FloatArray) -> IntArray:
-        if self.outlier_threshold is None:
+        threshold = check_threshold(self.outlier_threshold)
+        if threshold is None:
             return np.zeros(0, dtype=np.int64)
-        rows = gross_rows(X, float(self.outlier_threshold))
+        rows = gross_rows(X, threshold)
         if len(rows):
             shown = ", ".join(str(r) for r in rows[:10]) + (", …" if len(rows) > 10 else "")
             warnings.warn(
-                f"{len(rows)} row(s) hold gross spikes (more than {self.outlier_threshold:g} robust standard "
+                f"{len(rows)} row(s) hold gross spikes (more than {threshold:g} robust standard "
                 f"deviations from a column's median) and were left out of the fit: {shown}. They are still "
                 "transformed. outlier_threshold=None keeps them in",
                 DataWarning,

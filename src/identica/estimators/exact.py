@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from identica.conditionals import ModulatedPrior, Table
 from identica.errors import DataError
@@ -15,6 +15,7 @@ from identica.estimators.blocks import apply_in_blocks, precision_of
 from identica.estimators.flow_stages import GROWTH_ROWS
 from identica.estimators.orientation import Orientation
 from identica.estimators.results import LogLikelihood, Posterior
+from identica.estimators.validation import check_count
 from identica.models.flow import FlowModel
 from identica.networks.invertible import AffineMap
 from identica.objectives.exact_likelihood import segment_prior
@@ -49,8 +50,8 @@ class ExactEstimator(SourceEstimator):
     def inverse_transform(self, S: Any) -> FloatArray:
         """Observations (N, d), in the user's units, from sources (N, n_components)."""
         check_is_fitted(self)
-        S = np.asarray(S)
-        if S.ndim != 2 or S.shape[1] != self.n_components_:
+        S = check_array(S, dtype=[np.float64, np.float32], input_name="S")
+        if S.shape[1] != self.n_components_:
             raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
         with precision_of(self.precision) as precision:
             scores = apply_in_blocks(_scores_of(self.model_), S.astype(precision))
@@ -94,6 +95,7 @@ class ExactEstimator(SourceEstimator):
         S : array of shape (n_samples, n_components)
         """
         check_is_fitted(self)
+        check_count("n_samples", n_samples)
         seed = draw_seed(random_state)
         encoded = self._encode_u(u, len(u)) if u is not None else self._draw_u(n_samples, seed)
         with precision_of(self.precision):

@@ -6,7 +6,7 @@ from identica.errors import DataError
 from identica.estimators.base import Problem
 from identica.estimators.exact import ExactEstimator
 from identica.estimators.flow_stages import FlowPlan, affordable_layers
-from identica.estimators.validation import check_count
+from identica.estimators.validation import check_count, check_sizes
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
 from identica.training import Stage
 
@@ -115,7 +115,7 @@ class FlowICA(ExactEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """Growth layer by layer, then a quasi-Newton polish."""
-        if self.prior not in _FAMILIES:
+        if self.prior not in list(_FAMILIES):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         if not problem.discrete and self.prior != "gaussian":
             raise DataError(
@@ -136,7 +136,7 @@ class FlowICA(ExactEstimator):
         n = problem.n_components
         if self.hidden_sizes is None:
             return min(_DEFAULT_LAYERS, affordable_layers(n, problem.n_rows))
-        sizes = tuple(self.hidden_sizes)
+        sizes = check_sizes(self.hidden_sizes)
         if any(size != n for size in sizes):
             raise ValueError(
                 f"hidden_sizes={sizes}, but layers of an invertible network have as many units as there are "

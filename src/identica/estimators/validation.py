@@ -1,5 +1,8 @@
 """Checks of X and u before any long work, each naming what is wrong and what to try."""
 
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,12 +42,22 @@ def check_columns(estimator: Any, X: FloatArray, n_components: int | None) -> No
                 f"n_components={n_components}, but X has {n_columns} column(s); "
                 f"choose between 1 and {n_columns}"
             )
+    check_variation(estimator, X)
+
+
+def check_variation(estimator: Any, X: FloatArray, *, where: str = "") -> None:
+    """No constant column; ``where`` says among which rows.
+
+    Raises
+    ------
+    DataError
+    """
     constant = np.flatnonzero(X.max(axis=0) == X.min(axis=0))
     if len(constant):
         names = getattr(estimator, "feature_names_in_", None)
         shown = ", ".join(repr(str(names[j])) if names is not None else str(j) for j in constant[:5])
         raise DataError(
-            f"X has {len(constant)} constant column(s): {shown} (value {X[0, constant[0]]:g}); "
+            f"X has {len(constant)} constant column(s){where}: {shown} (value {X[0, constant[0]]:g}); "
             "a column without variation carries no source: drop it"
         )
 
@@ -102,3 +115,37 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)
+
+
+def check_threshold(value: Any) -> float | None:
+    """``outlier_threshold`` as a positive float, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value > 0:
+        raise ValueError(f"outlier_threshold must be a positive number or None, got {value!r}")
+    return float(value)
+
+
+def check_callbacks(value: Any) -> tuple[Callable[..., Any], ...]:
+    """``callbacks`` as a tuple of callables."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or not all(callable(v) for v in value):
+        raise ValueError(f"callbacks must be a list of callables or None, got {value!r}")
+    return tuple(value)
+
+
+def check_folder(name: str, value: Any) -> Path | None:
+    """A path, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, PathLike)):
+        raise ValueError(f"{name} must be a path or None, got {value!r}")
+    return Path(value)
+
+
+def check_sizes(value: Any) -> tuple[int, ...]:
+    """``hidden_sizes`` as a tuple of whole numbers."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"hidden_sizes must be a tuple of whole numbers, got {value!r}")
+    return tuple(check_count("each entry of hidden_sizes", size) for size in value)
