@@ -69,40 +69,43 @@ def test_network_refuses_unknown_activation():
         MultilayerPerceptron.random(2, (3,), 1, key=jax.random.key(0), activation="sine")
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 7])
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
 def test_product_of_experts_is_bayes_rule(n, rng):
     """Mean, covariance and evidence against dense numpy."""
     with jax.enable_x64(True):
         rows = 4
-        factor = Factor(jnp.asarray(rng.normal(size=(rows, n))), jnp.asarray(rng.normal(size=(rows, n, n))))
+        factor = Factor(jnp.asarray(rng.normal(size=(n, rows))), jnp.asarray(rng.normal(size=(n, n, rows))))
         mu, sd = rng.normal(size=(rows, n)), rng.uniform(0.3, 2, size=(rows, n))
         prior = dist.Normal(jnp.asarray(mu), jnp.asarray(sd)).to_event(1)
         posterior = posterior_of(factor, prior)
         evidence = log_evidence(factor, prior, posterior)
         for r in range(rows):
-            root = np.asarray(factor.root[r])
+            root, m = np.asarray(factor.root[..., r]), np.asarray(factor.mean[:, r])
             precision = root @ root.T
             covariance = np.linalg.inv(precision + np.diag(sd[r] ** -2))
-            mean = covariance @ (precision @ np.asarray(factor.mean[r]) + mu[r] / sd[r] ** 2)
+            mean = covariance @ (precision @ m + mu[r] / sd[r] ** 2)
             np.testing.assert_allclose(posterior.mean[r], mean, rtol=1e-8)
             np.testing.assert_allclose(posterior.covariance_matrix[r], covariance, rtol=1e-8, atol=1e-12)
             np.testing.assert_allclose(posterior.variance[r], np.diag(covariance), rtol=1e-8)
             marginal = stats.multivariate_normal(mu[r], np.linalg.inv(precision) + np.diag(sd[r] ** 2))
-            assert float(evidence[r]) == pytest.approx(marginal.logpdf(np.asarray(factor.mean[r])), rel=1e-8)
+            assert float(evidence[r]) == pytest.approx(marginal.logpdf(m), rel=1e-8)
 
 
 def test_precision_gaussian_density_and_samples(rng):
     covariance = np.array([[1.0, 0.6, 0.1], [0.6, 0.8, -0.2], [0.1, -0.2, 0.5]])
     mean = np.array([0.3, -1.0, 2.0])
     precision = np.linalg.inv(covariance)
-    gaussian = PrecisionGaussian.from_precision(jnp.asarray(precision), jnp.asarray(precision @ mean))
+    gaussian = PrecisionGaussian.from_precision(
+        jnp.asarray(precision)[..., None], jnp.asarray(precision @ mean)[:, None]
+    )
     reference = stats.multivariate_normal(mean, covariance)
     z, log_q = gaussian.sample_with_log_prob(jax.random.key(0), (20_000,))
-    np.testing.assert_allclose(log_q[:50], reference.logpdf(np.asarray(z[:50])), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_q[:50, 0], reference.logpdf(np.asarray(z[:50, 0])), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(gaussian.log_prob(z[:50]), log_q[:50], rtol=1e-4, atol=1e-4)
+    z = z[:, 0]
     np.testing.assert_allclose(z.mean(0), mean, atol=4 * np.sqrt(1.0 / 20_000))
     np.testing.assert_allclose(np.cov(np.asarray(z).T), covariance, atol=0.03)
-    assert float(gaussian.entropy()) == pytest.approx(reference.entropy(), rel=1e-5)
+    assert float(gaussian.entropy()[0]) == pytest.approx(reference.entropy(), rel=1e-5)
 
 
 def test_encoder_changes_its_basis_exactly(rng):
@@ -116,17 +119,17 @@ def test_encoder_changes_its_basis_exactly(rng):
     weight = jnp.asarray(rng.normal(size=(n, n)), jnp.float32)
     bias = jnp.asarray(rng.normal(size=n), jnp.float32)
     old, new = encoder.factor(x), encoder.changed_basis(weight, bias).factor(x)
-    np.testing.assert_allclose(new.mean, old.mean @ weight.T + bias, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(new.mean.T, old.mean.T @ weight.T + bias, rtol=2e-4, atol=2e-4)
     inverse = np.linalg.inv(np.asarray(weight))
-    expected = inverse.T @ np.asarray(old.precision) @ inverse
-    np.testing.assert_allclose(new.precision, expected, rtol=1e-3, atol=1e-3)
+    expected = inverse.T @ np.moveaxis(np.asarray(old.precision), -1, 0) @ inverse
+    np.testing.assert_allclose(np.moveaxis(np.asarray(new.precision), -1, 0), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_fresh_encoder_has_the_stated_precision(rng):
     encoder = ProductOfExperts.random(identity_features(3), (), 2, log_precision=1.5, key=jax.random.key(0))
     encoder = eqx.tree_at(lambda e: e.network.weights, encoder, (jnp.zeros((3, 2 + 4 + 2)),))
     factor = encoder.factor(jnp.zeros((1, 3)))
-    np.testing.assert_allclose(factor.precision[0], np.exp(1.5) * np.eye(2), rtol=1e-5)
+    np.testing.assert_allclose(factor.precision[..., 0], np.exp(1.5) * np.eye(2), rtol=1e-5)
 
 
 def test_prior_tables_and_networks(rng):
@@ -143,11 +146,14 @@ def test_prior_tables_and_networks(rng):
     np.testing.assert_allclose(given.variance[1], z[codes == 0].var(0), rtol=1e-3)
     np.testing.assert_allclose(jnp.exp(prior.parameters.log_shares), [1 / 3] * 3, rtol=1e-5)
 
-    network = ModulatedPrior(LaplaceScale(), NetworkMap.random(4, 3, 1, key=jax.random.key(0)))
+    network = ModulatedPrior(LaplaceScale(), NetworkMap.random(jnp.ones((6, 4)), 3, 1, key=jax.random.key(0)))
     given = network(jnp.ones((5, 4)))
     assert given.batch_shape == (5,)
     assert given.event_shape == (3,)
     assert bool((given.variance > 0).all())
+    natural, log_weights = network.parts()
+    assert natural.shape == (6, 3, 1)
+    assert float(jnp.exp(log_weights).sum()) == pytest.approx(1.0)
 
 
 def test_averaged_statistics_add_the_variance_of_uncertain_rows():

@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 
 from identica.conditionals.base import Conditional, Evidence
 from identica.conditionals.precision_gaussian import PrecisionGaussian
+from identica.conditionals.small_matrices import product, transpose
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
@@ -84,10 +85,10 @@ class Factor(NamedTuple):
 
     Attributes
     ----------
-    mean : (B, n)
-        m.
-    root : (B, n, n)
-        L, a square root of the precision, not necessarily triangular.
+    mean : (n, B)
+        m, rows last.
+    root : (n, n, B)
+        L, a square root of the precision, not necessarily triangular, rows last.
     """
 
     mean: Array
@@ -95,8 +96,8 @@ class Factor(NamedTuple):
 
     @property
     def precision(self) -> Array:
-        """Λ, (B, n, n)."""
-        return self.root @ jnp.swapaxes(self.root, -1, -2)
+        """Λ, (n, n, B)."""
+        return product(self.root, transpose(self.root))
 
 
 class ProductOfExperts(Conditional):
@@ -149,18 +150,25 @@ class ProductOfExperts(Conditional):
 
     def mean(self, x: Array) -> Array:
         """m(x), (B, n): what x alone says about z."""
-        return self.factor(x).mean
+        return self.network(self.features(x))[:, : self.n_components]
 
     def factor(self, x: Array) -> Factor:
         """The likelihood factor of x (B, d)."""
         n = self.n_components
-        out = self.network(self.features(x))
-        root = out[..., n : n + n * n].reshape(*out.shape[:-1], n, n)
-        return Factor(out[..., :n], root * jnp.exp(out[..., None, n + n * n :]))
+        out = self.network(self.features(x)).T
+        root = out[n : n + n * n].reshape(n, n, -1)
+        return Factor(out[:n], root * jnp.exp(out[n + n * n :]))
 
     def __call__(self, context: Evidence) -> PrecisionGaussian:
         """q(z|x, u): batch shape (B,), event shape (n,)."""
         return posterior_of(self.factor(context.x), context.prior)
+
+    def with_mean_changed(self, weight: Array, bias: Array) -> "ProductOfExperts":
+        """The encoder whose mean is weight · m + bias, with the precision left as it is."""
+        n = self.n_components
+        change = jax.scipy.linalg.block_diag(weight.T, jnp.eye(n * n + n, dtype=weight.dtype))
+        shift = jnp.concatenate([bias, jnp.zeros(n * n + n, weight.dtype)])
+        return ProductOfExperts(self.features, self.network.followed_by(change, shift), n)
 
     def changed_basis(self, weight: Array, bias: Array | float = 0.0) -> "ProductOfExperts":
         """The encoder of z' = weight · z + bias, exactly: m' = W m + b, G' = W⁻ᵀ G."""
@@ -173,13 +181,13 @@ class ProductOfExperts(Conditional):
 
 
 def posterior_of(factor: Factor, prior: dist.Distribution) -> PrecisionGaussian:
-    """The normalised product of a likelihood factor and a prior of the same rows."""
-    prior_precision = 1.0 / prior.variance
-    n = factor.mean.shape[-1]
-    precision = factor.precision + prior_precision[..., None] * jnp.eye(n, dtype=factor.mean.dtype)
-    half = (jnp.swapaxes(factor.root, -1, -2) * factor.mean[..., None, :]).sum(-1)
-    shift = (factor.root * half[..., None, :]).sum(-1) + prior_precision * prior.mean
-    return PrecisionGaussian.from_precision(precision, shift)
+    """The normalised product of a likelihood factor and a prior of the same rows (or of one row)."""
+    n, n_rows = factor.mean.shape
+    prior_mean, prior_precision = _rows_last_moments(prior, n_rows)
+    identity = jnp.eye(n, dtype=factor.mean.dtype)[:, :, None]
+    precision = factor.precision + prior_precision[:, None] * identity
+    weighted = product(factor.root, product(transpose(factor.root), factor.mean[:, None]))[:, 0]
+    return PrecisionGaussian.from_precision(precision, weighted + prior_precision * prior_mean)
 
 
 def log_evidence(factor: Factor, prior: dist.Distribution, posterior: PrecisionGaussian) -> Array:
@@ -187,11 +195,19 @@ def log_evidence(factor: Factor, prior: dist.Distribution, posterior: PrecisionG
 
     Written as residuals at the posterior mean, a sum of positive terms that float32 can carry.
     """
-    n = factor.mean.shape[-1]
-    mean, precision = posterior.mean, 1.0 / prior.variance
-    back = (jnp.swapaxes(factor.root, -1, -2) * (factor.mean - mean)[..., None, :]).sum(-1)
-    squares = (back**2).sum(-1) + (precision * (mean - prior.mean) ** 2).sum(-1)
-    log_det_root = jnp.linalg.slogdet(factor.root)[1]
-    log_det_posterior = 2 * jnp.log(jnp.diagonal(posterior.factor, axis1=-2, axis2=-1)).sum(-1)
-    log_det = 2 * log_det_root + jnp.log(precision).sum(-1) - log_det_posterior
+    n, n_rows = factor.mean.shape
+    prior_mean, prior_precision = _rows_last_moments(prior, n_rows)
+    mean = posterior.mean.T
+    back = product(transpose(factor.root), (factor.mean - mean)[:, None])[:, 0]
+    squares = (back**2).sum(0) + (prior_precision * (mean - prior_mean) ** 2).sum(0)
+    log_det_factor = 2 * jnp.linalg.slogdet(jnp.moveaxis(factor.root, -1, 0))[1]
+    log_det_posterior = 2 * jnp.log(jnp.diagonal(posterior.factor)).sum(-1)
+    log_det = log_det_factor + jnp.log(prior_precision).sum(0) - log_det_posterior
     return 0.5 * (log_det - squares - n * math.log(2 * math.pi))
+
+
+def _rows_last_moments(prior: dist.Distribution, n_rows: int) -> tuple[Array, Array]:
+    """Means and precisions of a prior as (n, B)."""
+    shape = (n_rows, *prior.event_shape)
+    mean, variance = jnp.broadcast_to(prior.mean, shape), jnp.broadcast_to(prior.variance, shape)
+    return mean.T, 1.0 / variance.T

@@ -5,10 +5,11 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
 from identica.errors import DataError
-from identica.typing import Array
+from identica.typing import Array, FloatArray
 
 NOISE_FLOOR = 1e-5
 """Smallest learned noise variance, in units where x has unit variance. Without it, and with more
@@ -31,6 +32,15 @@ class Observation(eqx.Module):
     @abc.abstractmethod
     def mean(self, output: Array) -> Array:
         """E x (…, d)."""
+
+    @abc.abstractmethod
+    def linear_start(self, z: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray, "Observation"]:
+        """A linear decoder by least squares on rows z (N, n) and x (N, d).
+
+        Returns
+        -------
+        weight (n, outputs), bias (outputs,), and this model with its noise set to the residual.
+        """
 
 
 class GaussianObservation(Observation):
@@ -74,12 +84,23 @@ class GaussianObservation(Observation):
             f"got {noise!r}"
         )
 
-    def with_residual_variance(self, variance: Array) -> "GaussianObservation":
-        """Start from the residual variance (d,) of a fitted decoder; noise that is not learned stays."""
-        if self.log_variance is None:
-            return self
-        variance = variance if self.noise == "diagonal" else variance.mean()
-        return GaussianObservation(jnp.log(variance), self.noise, self.variance)
+    def linear_start(
+        self, z: FloatArray, x: FloatArray
+    ) -> tuple[FloatArray, FloatArray, "GaussianObservation"]:
+        weight, bias = _least_squares(z, x)
+        variance = ((x - z @ weight - bias) ** 2).mean(axis=0) + 1e-3
+        start = variance if self.noise == "diagonal" else variance.mean(keepdims=True)
+        log_variance = None
+        if self.log_variance is not None:
+            start = np.log(start).reshape(np.shape(self.log_variance))
+            log_variance = jnp.asarray(start, self.log_variance.dtype)
+        else:
+            # Networks of the noise start at the residual variance for every z.
+            extra = self.outputs(x.shape[1]) - x.shape[1]
+            level = np.log(variance.mean()) if extra == 1 else np.log(variance)
+            weight = np.concatenate([weight, np.zeros((len(weight), extra))], axis=1)
+            bias = np.concatenate([bias, np.broadcast_to(level, (extra,))]) if extra else bias
+        return weight, bias, GaussianObservation(log_variance, self.noise, self.variance)
 
     def outputs(self, d: int) -> int:
         return {"scalar-network": d + 1, "network": 2 * d}.get(self.noise, d)
@@ -111,6 +132,12 @@ class BernoulliObservation(Observation):
     def mean(self, output: Array) -> Array:
         return jax.nn.sigmoid(output)
 
+    def linear_start(
+        self, z: FloatArray, x: FloatArray
+    ) -> tuple[FloatArray, FloatArray, "BernoulliObservation"]:
+        # The tangent of the logistic function at 1/2.
+        return (*_least_squares(z, 4 * (x - 0.5)), self)
+
     def __call__(self, output: Array) -> dist.Distribution:
         return dist.BernoulliLogits(output).to_event(1)
 
@@ -132,8 +159,24 @@ class PoissonObservation(Observation):
     def mean(self, output: Array) -> Array:
         return jnp.exp(self._log_rate(output))
 
+    def linear_start(
+        self, z: FloatArray, x: FloatArray
+    ) -> tuple[FloatArray, FloatArray, "PoissonObservation"]:
+        weight, _ = _least_squares(z, np.log(x + 0.5))
+        # Least squares on logarithms of counts misses their level; matching the mean does not.
+        centred = (z - z.mean(axis=0)) @ weight
+        bias = np.log((x.mean(axis=0) + 1e-3) / np.exp(np.clip(centred, None, 10.0)).mean(axis=0))
+        return weight, bias - z.mean(axis=0) @ weight, self
+
     def __call__(self, output: Array) -> dist.Distribution:
         return dist.Poisson(self.mean(output)).to_event(1)
 
     def _log_rate(self, output: Array) -> Array:
         return self.largest_log_rate - jax.nn.softplus(self.largest_log_rate - output)
+
+
+def _least_squares(z: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weight (n, outputs) and bias of the linear regression of y on z."""
+    center, level = z.mean(axis=0), y.mean(axis=0)
+    weight = np.linalg.lstsq(z - center, y - level, rcond=1e-8)[0]
+    return weight, level - center @ weight

@@ -5,61 +5,65 @@ import math
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import constraints
 
+from identica.conditionals.small_matrices import cholesky_with_inverse, product, transpose
 from identica.typing import Array, Key
 
 
 class PrecisionGaussian(dist.Distribution):
-    """N(mean, P⁻¹) with P = C Cᵀ, C lower triangular.
+    """N(mean, P⁻¹) of B rows, with P = C Cᵀ, C lower triangular.
 
     Samples are mean + C⁻ᵀ ε, so they are differentiable, and their log-density costs nothing beyond
     |ε|²: `sample_with_log_prob` never multiplies by a covariance.
 
     Parameters
     ----------
-    mean : (…, n)
-    factor : (…, n, n)
-        C.
+    mean : (B, n)
+    factor : (n, n, B)
+        C, rows last (see `identica.conditionals.small_matrices`).
+    inverse : (n, n, B)
+        C⁻¹.
     """
 
     support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
-    reparametrized_params = ["mean_", "factor"]  # noqa: RUF012
-    pytree_data_fields = ("mean_", "factor")
+    reparametrized_params = ["mean_", "factor", "inverse"]  # noqa: RUF012
+    pytree_data_fields = ("mean_", "factor", "inverse")
 
-    def __init__(self, mean: Array, factor: Array, *, validate_args: bool | None = None):
-        self.mean_, self.factor = mean, factor
-        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=validate_args)
+    def __init__(self, mean: Array, factor: Array, inverse: Array, *, validate_args: bool | None = None):
+        self.mean_, self.factor, self.inverse = mean, factor, inverse
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=validate_args)
 
     @classmethod
     def from_precision(cls, precision: Array, shift: Array) -> "PrecisionGaussian":
-        """The Gaussian with log-density −½ zᵀ P z + hᵀ z + constant, P (…, n, n) and h (…, n)."""
-        factor = jnp.linalg.cholesky(precision)
-        half = solve_triangular(factor, shift[..., None], lower=True)
-        return cls(solve_triangular(factor, half, lower=True, trans=1)[..., 0], factor)
+        """Log-density −½ zᵀ P z + hᵀ z + constant, with P (n, n, B) and h (n, B), rows last."""
+        factor, inverse = cholesky_with_inverse(precision)
+        mean = product(transpose(inverse), product(inverse, shift[:, None]))
+        return cls(mean[:, 0].T, factor, inverse)
+
+    def rows(self, index: Array) -> "PrecisionGaussian":
+        """The distribution of the rows of an index array."""
+        return PrecisionGaussian(self.mean_[index], self.factor[..., index], self.inverse[..., index])
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
         return self.sample_with_log_prob(key, sample_shape)[0]
 
     def sample_with_log_prob(self, key: Key, sample_shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
-        """Samples (*sample_shape, …, n) and their log-densities in nats."""
-        count = math.prod(sample_shape)
-        noise = jax.random.normal(key, (count, *self.mean_.shape), self.mean_.dtype)
-        # All samples of a row are solved together, as columns.
-        turned = solve_triangular(self.factor, jnp.moveaxis(noise, 0, -1), lower=True, trans=1)
-        z = self.mean_ + jnp.moveaxis(turned, -1, 0)
-        log_prob = self._log_normaliser() - 0.5 * (noise**2).sum(-1)
-        shape = (*sample_shape, *self.mean_.shape)
-        return z.reshape(shape), log_prob.reshape(shape[:-1])
+        """Samples (*sample_shape, B, n) and their log-densities in nats."""
+        n_rows, n = self.mean_.shape
+        noise = jax.random.normal(key, (n, math.prod(sample_shape), n_rows), self.mean_.dtype)
+        # All samples of a row are turned together, as columns.
+        z = self.mean_.T[:, None] + product(transpose(self.inverse), noise)
+        log_prob = self._log_normaliser() - 0.5 * (noise**2).sum(0)
+        shape = (*sample_shape, n_rows)
+        return jnp.moveaxis(z, 0, -1).reshape(*shape, n), log_prob.reshape(shape)
 
     def log_prob(self, value: Array) -> Array:
-        difference = value - self.mean_
-        standard = (difference[..., :, None] * self.factor).sum(-2)
+        standard = jnp.einsum("...bi,ijb->...bj", value - self.mean_, self.factor)
         return self._log_normaliser() - 0.5 * (standard**2).sum(-1)
 
     def _log_normaliser(self) -> Array:
-        diagonal = jnp.diagonal(self.factor, axis1=-2, axis2=-1)
+        diagonal = jnp.diagonal(self.factor)  # (B, n)
         return jnp.log(diagonal).sum(-1) - 0.5 * diagonal.shape[-1] * math.log(2 * math.pi)
 
     @property
@@ -68,18 +72,13 @@ class PrecisionGaussian(dist.Distribution):
 
     @property
     def covariance_matrix(self) -> Array:
-        """P⁻¹, (…, n, n)."""
-        inverse = self._inverse_factor()
-        return jnp.swapaxes(inverse, -1, -2) @ inverse
+        """P⁻¹, (B, n, n)."""
+        return jnp.moveaxis(product(transpose(self.inverse), self.inverse), -1, 0)
 
     @property
     def variance(self) -> Array:
-        return (self._inverse_factor() ** 2).sum(-2)
+        return (self.inverse**2).sum(0).T
 
     def entropy(self) -> Array:
         """Differential entropy in nats."""
         return 0.5 * self.event_shape[0] - self._log_normaliser()
-
-    def _inverse_factor(self) -> Array:
-        identity = jnp.broadcast_to(jnp.eye(self.event_shape[0], dtype=self.factor.dtype), self.factor.shape)
-        return solve_triangular(self.factor, identity, lower=True)

@@ -11,6 +11,9 @@ from identica.families import ExponentialFamily, as_distribution
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
+_ONE_HOT_SEGMENTS = 512
+"""Up to here a product with one-hot codes is faster than a gather."""
+
 
 class ConstantPrior(Conditional):
     """p(z) = N(0, I) for every context.
@@ -44,7 +47,14 @@ class Table(eqx.Module):
 
     def __call__(self, u: Array) -> Array:
         """Raw parameters (B, n, k) of codes u (B,)."""
-        return self.raw[u]
+        count = self.raw.shape[0]
+        if count > _ONE_HOT_SEGMENTS:
+            return self.raw[u]
+        # The gradient of a gather is a scatter, which CPUs do one element at a time.
+        flat = jnp.matmul(
+            jax.nn.one_hot(u, count, dtype=self.raw.dtype), self.raw.reshape(count, -1), precision="highest"
+        )
+        return flat.reshape(*u.shape, *self.raw.shape[1:])
 
 
 class NetworkMap(eqx.Module):
@@ -54,21 +64,26 @@ class NetworkMap(eqx.Module):
     ----------
     network : MultilayerPerceptron
         m inputs, n·k outputs.
+    examples : (E, m)
+        Values of u from fitted rows, over which rows without u are averaged; not trained.
     n_statistics : int
         Number k of sufficient statistics per component.
     """
 
     network: MultilayerPerceptron
+    examples: Array
     n_statistics: int = eqx.field(static=True)
 
     @classmethod
     def random(
-        cls, m: int, n: int, k: int, *, hidden_sizes: tuple[int, ...] = (32, 32), key: Key
+        cls, examples: Array, n: int, k: int, *, hidden_sizes: tuple[int, ...] = (32, 32), key: Key
     ) -> "NetworkMap":
         """A smooth network that starts near the same parameters for every u."""
-        return cls(
-            MultilayerPerceptron.random(m, hidden_sizes, n * k, activation="tanh", last_scale=0.1, key=key), k
+        m = examples.shape[1]
+        network = MultilayerPerceptron.random(
+            m, hidden_sizes, n * k, activation="tanh", last_scale=0.1, key=key
         )
+        return cls(network, examples, k)
 
     def __call__(self, u: Array) -> Array:
         """Raw parameters (B, n, k) of features u (B, m)."""
@@ -115,6 +130,19 @@ class ModulatedPrior(Conditional):
     def natural(self, u: Array) -> Array:
         """Natural parameters (B, n, k) of u."""
         return self.family.natural_parameters(self.parameters(u))
+
+    def parts(self) -> tuple[Array, Array]:
+        """p(z) without u as a mixture: natural parameters (M, n, k) and log weights (M,) of its parts.
+
+        The parts are the values of a discrete u with their shares, or the examples of a continuous one.
+        """
+        parameters = self.parameters
+        if isinstance(parameters, Table):
+            log_weights = jax.nn.log_softmax(parameters.log_shares)
+            return self.family.natural_parameters(parameters.raw), log_weights
+        examples = jax.lax.stop_gradient(parameters.examples)
+        count = examples.shape[0]
+        return self.natural(examples), jnp.full(count, -jnp.log(count), examples.dtype)
 
     def __call__(self, context: Array) -> dist.Distribution:
         """p(z|u) for u (B,) int or (B, m) float: batch shape (B,), event shape (n,)."""

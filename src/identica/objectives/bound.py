@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from numpyro.distributions import kl_divergence
 
+from identica.conditionals import Evidence
 from identica.data import Dataset, mean_over_rows
 from identica.errors import DataError
 from identica.expectations import Pathwise
@@ -55,7 +56,7 @@ class Bound:
     def rows(self, system: VariationalModel, batch: Dataset, *, key: Key) -> Array:
         """The bound of each row, nats (B,)."""
         prior = system.model.prior(batch.u)
-        q = system.posterior(batch.x, batch.u)
+        q = system.encoder(Evidence(batch.x, batch.u, prior))
 
         def log_likelihood(z: Array, log_q: Array) -> Array:
             return system.model.likelihood(z).log_prob(batch.x)  # type: ignore[return-value]

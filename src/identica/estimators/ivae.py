@@ -1,0 +1,160 @@
+"""`IVAE`: nonlinear ICA under noise by an identifiable variational autoencoder."""
+
+from typing import Any
+
+from identica.errors import DataError
+from identica.estimators.base import Problem
+from identica.estimators.ivae_stages import IVAEPlan, linear_start
+from identica.estimators.validation import check_count
+from identica.estimators.variational import VariationalEstimator
+from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
+from identica.training import Stage
+
+_FAMILIES: dict[str, ExponentialFamily] = {
+    "gaussian": GaussianLocationScale(),
+    "gaussian-scale": GaussianScale(),
+    "laplace": LaplaceScale(),
+}
+
+_MOST_COMPONENTS = 50
+_BATCH = 256
+_SMALL_BATCH = 512
+
+
+class IVAE(VariationalEstimator):
+    """Identifiable variational autoencoder: noisy nonlinear ICA with an auxiliary variable.
+
+    The model is x = f(z) + noise with sources z_i that are independent given u, each from an exponential
+    family whose parameters depend on u. The posterior is a learned Gaussian likelihood factor times
+    the prior, with full covariance. Training starts from features that tell segments apart, whose
+    last linear ambiguity joint diagonalisation resolves, then maximises an importance-weighted bound of
+    the likelihood. Held-out rows choose among the starts; no true sources are used at any point.
+
+    Parameters
+    ----------
+    n_components : int or None
+        Number of sources; None takes as many as X has linearly independent columns.
+    prior : {"gaussian", "gaussian-scale", "laplace"}
+        Distribution of each source given u: Gaussian with mean and variance modulated by u, Gaussian
+        with modulated variance only, or Laplace with modulated scale.
+    likelihood : {"gaussian", "bernoulli", "poisson"}
+        Distribution of the columns given the sources: real numbers, zeros and ones, or counts.
+    noise : {"diagonal", "isotropic", "scalar-network", "network"} or float
+        Variance of Gaussian noise: one for each column, one for all, or a function of z (one per row, or
+        one per column and row), or a fixed number in units of the standardised columns.
+    hidden_sizes : tuple of int
+        Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
+    max_iter : int
+        Optimiser steps over all stages.
+    n_restarts : int
+        Contrastive starts, of which the two best are trained to the end.
+    validation_fraction : float
+        Share of rows, drawn within segments, held out for choosing; 0 fits on every row.
+    outlier_threshold : float or None
+        Rows with a value so many robust standard deviations from its column's median are left out of
+        the fit, with a warning.
+    precision : {"float32", "float64"}
+    random_state : int, None or RandomState
+        The seed that is used is kept as ``seed_``.
+    callbacks : sequence of callables or None
+        Called with `identica.training.Progress` between chunks of steps; returning True stops.
+    checkpoint : path or None
+        Folder in which a running fit saves its state, and from which it resumes if interrupted.
+
+    Attributes
+    ----------
+    model_ : VariationalModel
+    n_components_ : int
+    collapsed_components_ : int array
+        Components of which x says nothing beyond u.
+    explained_shares_ : array of shape (n_components,)
+        Share of each source's variance within segments that x explains.
+    converged_ : bool
+    status_ : identica.errors.Status
+    history_ : dict of arrays
+        ``stage, step, restart, loss, held_out``, nats per row.
+    restarts_ : list of dict
+        Seed, held-out objective and status of each restart.
+    fit_rows_, held_out_rows_, gross_rows_ : int arrays
+        Rows that were fitted, held out, and left out as gross spikes.
+    seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_
+
+    References
+    ----------
+    Khemakhem, Kingma, Monti, Hyvärinen (2020), Variational autoencoders and nonlinear ICA. Burda,
+    Grosse, Salakhutdinov (2016), Importance weighted autoencoders. Hyvärinen, Morioka (2016),
+    Unsupervised feature extraction by time-contrastive learning and nonlinear ICA. Pham (2001), Joint
+    approximate diagonalization of positive definite Hermitian matrices.
+
+    Examples
+    --------
+    >>> import identica
+    >>> data = identica.simulate("figure1", seed=0, n_per_segment=100)
+    >>> ivae = identica.IVAE(n_components=2, max_iter=100, n_restarts=2, random_state=0)
+    >>> S = ivae.fit(data.X, u=data.u).transform(data.X, u=data.u)
+    >>> S.shape
+    (500, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        prior: str = "gaussian",
+        likelihood: str = "gaussian",
+        noise: str | float = "diagonal",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        max_iter: int = 6000,
+        n_restarts: int = 8,
+        validation_fraction: float = 0.1,
+        outlier_threshold: float | None = 50.0,
+        precision: str = "float32",
+        random_state: Any = None,
+        callbacks: Any = None,
+        checkpoint: Any = None,
+    ):
+        self.n_components = n_components
+        self.prior = prior
+        self.likelihood = likelihood
+        self.noise = noise
+        self.hidden_sizes = hidden_sizes
+        self.max_iter = max_iter
+        self.n_restarts = n_restarts
+        self.validation_fraction = validation_fraction
+        self.outlier_threshold = outlier_threshold
+        self.precision = precision
+        self.random_state = random_state
+        self.callbacks = callbacks
+        self.checkpoint = checkpoint
+
+    def build(self, problem: Problem) -> list[Stage]:
+        """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
+        if self.prior not in _FAMILIES:
+            raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
+        n, d = problem.n_components, problem.data.x.shape[1]
+        if n > _MOST_COMPONENTS:
+            raise DataError(
+                f"{n} components are too many for a posterior with full covariance (at most {_MOST_COMPONENTS}); "
+                "set n_components to the number of sources you expect"
+            )
+        plan = IVAEPlan(
+            start=linear_start(problem, root=self.likelihood == "poisson"),
+            observation=self._observation(d),
+            family=_FAMILIES[self.prior],
+            n_components=n,
+            hidden_sizes=tuple(int(size) for size in self.hidden_sizes),
+            n_columns=d,
+            max_iter=self.max_iter,
+            restarts=check_count("n_restarts", self.n_restarts),
+            discrete=problem.discrete,
+            batch_size=_batch_size(problem),
+        )
+        return plan.stages()
+
+
+def _batch_size(problem: Problem) -> int | None:
+    """Rows per step; small data are padded, so their slices must be long enough to hold real rows."""
+    rows = problem.data.n_rows
+    if problem.data.weight is None:
+        return _BATCH
+    return None if rows <= _SMALL_BATCH else _SMALL_BATCH

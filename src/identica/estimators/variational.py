@@ -1,0 +1,371 @@
+"""Estimators with an amortised posterior: what `IVAE` and `VAE` share."""
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from identica.conditionals import (
+    BernoulliObservation,
+    GaussianObservation,
+    ModulatedPrior,
+    NetworkMap,
+    Observation,
+    PoissonObservation,
+    Table,
+)
+from identica.data import Dataset
+from identica.errors import DataError
+from identica.estimators.base import Problem, SourceEstimator
+from identica.estimators.blocks import apply_in_blocks, precision_of
+from identica.estimators.exact import as_numpy
+from identica.estimators.orientation import Orientation
+from identica.estimators.results import LogLikelihood, Posterior
+from identica.expectations import sample_with_log_prob
+from identica.models import LatentVariableModel, VariationalModel
+from identica.models.linear_gaussian import exact_encoder
+from identica.models.marginal_posterior import log_weights_without_u, moments_without_u, samples_without_u
+from identica.objectives.reductions import LogMeanExp, Mean
+from identica.random import draw_seed, named_key, named_rng
+from identica.typing import Array, FloatArray, Key
+
+_SCORE_SAMPLES = 64
+_LIKELIHOOD_SAMPLES = 512
+_COLLAPSED = 0.01
+"""A component of whose variance x explains less than this share has collapsed."""
+
+_LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
+
+
+class VariationalEstimator(SourceEstimator):
+    """Base class of `IVAE` and `VAE`: x = f(z) plus noise, with an encoder; abstract."""
+
+    model_: VariationalModel
+    likelihood: Any
+    noise: Any
+
+    # Public -------------------------------------------------------------------------------------------
+
+    def transform(self, X: Any, *, u: Any = None) -> FloatArray:
+        """Posterior means of the sources.
+
+        Parameters
+        ----------
+        X : array-like of shape (N, d)
+        u : array-like, optional
+            The auxiliary variable of the rows, which sharpens the estimate. Without it the result is
+            E[z|x] = Σ_u p(u|x) E[z|x, u], in closed form; for a continuous u the sum runs over examples
+            of u from the fitted rows.
+
+        Returns
+        -------
+        array of shape (N, n_components), of the type of X
+        """
+        X, dtype = self._check_rows(X)
+        return self._moments(X, u)[0].astype(dtype)
+
+    def posterior(self, X: Any, *, u: Any = None) -> Posterior:
+        """q(z|x, u) of rows: ``.mean``, ``.std`` and ``.sample(n, random_state)``.
+
+        Means and standard deviations are in units of the sources. Samples come from the full posterior,
+        correlations between components included; without u it is a mixture over the values of u.
+        """
+        X, _ = self._check_rows(X)
+        mean, variance = self._moments(X, u)
+        encoded = self._encode_u(u, len(X))
+
+        def draw(n: int, rng: np.random.Generator) -> FloatArray:
+            keys = _row_keys_of(int(rng.integers(2**31)), np.arange(len(X)))
+            with precision_of(self.precision) as precision:
+                x = self._model_input(X).astype(precision)
+                z = apply_in_blocks(self._sampler(n), x, encoded, keys)
+            return self._to_sources(np.moveaxis(z.astype(np.float64), 1, 0))
+
+        return Posterior(mean, np.sqrt(variance), draw)
+
+    def inverse_transform(self, S: Any) -> FloatArray:
+        """E[x|z], in the user's units (N, d), of sources (N, n_components)."""
+        check_is_fitted(self)
+        S = np.asarray(S)
+        if S.ndim != 2 or S.shape[1] != self.n_components_:
+            raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
+        with precision_of(self.precision) as precision:
+            z = self._to_latents(S.astype(np.float64)).astype(precision)
+            x = apply_in_blocks(_Bound(_decoded, self.model_), z)
+        return self._to_units(x.astype(np.float64))
+
+    def score_samples(self, X: Any, y: Any = None, *, u: Any = None) -> FloatArray:
+        """Lower bound of log p(x|u) of each row, nats (N,), by 64 importance samples.
+
+        Without u it bounds log p(x), averaged over u. For a linear Gaussian model it is exact. The noise
+        of a row depends on the row alone, so neither order nor subsets of rows change a value.
+        """
+        X, _ = self._check_rows(X)
+        return self._bound(X, y if u is None else u, LogMeanExp(), _SCORE_SAMPLES)
+
+    def log_likelihood(self, X: Any, y: Any = None, *, u: Any = None, method: str = "auto") -> LogLikelihood:
+        """Mean log p(x|u) of rows with its standard error, nats per row.
+
+        Parameters
+        ----------
+        X : array-like of shape (N, d)
+        y, u : array-like, optional
+            Auxiliary variable; without it log p(x), averaged over u.
+        method : {"auto", "exact", "importance", "elbo"}
+            ``"importance"`` takes 512 importance samples per row, ``"elbo"`` the evidence lower bound;
+            both are lower bounds. ``"exact"`` needs a linear Gaussian model and u, or no u at all;
+            ``"auto"`` takes it where it can be had and ``"importance"`` elsewhere.
+        """
+        X, _ = self._check_rows(X)
+        u = y if u is None else u
+        exact = self._is_exact(u)
+        if method not in ("auto", "exact", "importance", "elbo"):
+            raise ValueError(f"method must be 'auto', 'exact', 'importance' or 'elbo', got {method!r}")
+        if method == "exact" and not exact:
+            raise DataError(
+                "method='exact' needs a linear Gaussian model (hidden_sizes=(), likelihood='gaussian') "
+                "and the u of every row; use method='importance'"
+            )
+        if exact and method in ("auto", "exact"):
+            return LogLikelihood.from_rows(self._bound(X, u, Mean(), 1), "exact")
+        if method == "elbo":
+            return LogLikelihood.from_rows(self._bound(X, u, Mean(), _SCORE_SAMPLES), "lower")
+        return LogLikelihood.from_rows(self._bound(X, u, LogMeanExp(), _LIKELIHOOD_SAMPLES), "lower")
+
+    def sample(
+        self, n_samples: int = 1, *, u: Any = None, random_state: Any = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draw new observations, noise included, and their sources.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of rows; ignored if u is given.
+        u : array-like, optional
+            One row per draw. Without it, values of u are drawn as often as they occurred in the fit.
+        random_state : int, None or RandomState
+
+        Returns
+        -------
+        X : array of shape (n_samples, d)
+        S : array of shape (n_samples, n_components)
+        """
+        check_is_fitted(self)
+        seed = draw_seed(random_state)
+        encoded = self._encode_u(u, len(u)) if u is not None else self._draw_u(n_samples, seed)
+        n_rows = n_samples if encoded is None else len(encoded)
+        with precision_of(self.precision):
+            z, x = _drawn(self.model_, encoded, jax.random.key(seed), n_rows)
+        return self._to_units(np.asarray(x, np.float64)), self._to_sources(np.asarray(z, np.float64))
+
+    # What the base class asks for -----------------------------------------------------------------------
+
+    def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
+        if self.likelihood == "gaussian":
+            return self.whitening_.standardize(X, grid=grid)
+        if self.likelihood == "bernoulli" and not np.isin(X, (0, 1)).all():
+            raise DataError(
+                "likelihood='bernoulli' needs values 0 and 1; threshold X or use another likelihood"
+            )
+        if self.likelihood == "poisson" and ((X < 0).any() or (np.round(X) != X).any()):
+            raise DataError("likelihood='poisson' needs counts 0, 1, 2, …; use likelihood='gaussian'")
+        return X
+
+    def _observation(self, d: int) -> Observation:
+        if self.likelihood not in _LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(_LIKELIHOODS)}, got {self.likelihood!r}")
+        if self.likelihood == "gaussian":
+            return GaussianObservation.from_option(self.noise, d)
+        return BernoulliObservation() if self.likelihood == "bernoulli" else PoissonObservation()
+
+    def _adopt(self, system: VariationalModel, problem: Problem, X: FloatArray) -> None:
+        prior = system.model.prior
+        if isinstance(prior, ModulatedPrior) and isinstance(prior.parameters, Table):
+            known = self.auxiliary_.n_segments  # type: ignore[union-attr]
+            table = prior.parameters
+            prior = ModulatedPrior(prior.family, Table(table.raw[:known], table.log_shares[:known]))
+        exact = exact_encoder(system.model.likelihood)
+        system = VariationalModel(
+            LatentVariableModel(prior, system.model.likelihood), system.encoder if exact is None else exact
+        )
+        self.exact_ = exact is not None
+        self.model_ = as_numpy(system)
+        n = problem.n_rows
+        x = np.asarray(problem.data.x)[:n]
+        u = None if problem.data.u is None else np.asarray(problem.data.u)[:n]
+        mean, variance = (m.astype(np.float64) for m in apply_in_blocks(_Bound(_moments, self.model_), x, u))
+        orientation = Orientation.from_rows(mean, self.whitening_.standardize(X, grid=True))
+        self.orientation_ = orientation.matrix()
+        self._report_collapse(mean, variance, u if problem.discrete else None)
+
+    def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
+        """Find components of which x says nothing beyond u: their posterior is their prior."""
+        within = mean - mean.mean(axis=0)
+        if codes is not None:
+            counts = np.bincount(codes)
+            sums = np.stack([np.bincount(codes, weights=column) for column in mean.T], axis=1)
+            within = mean - (sums / np.maximum(counts, 1)[:, None])[codes]
+        explained = (within**2).mean(axis=0)
+        share = explained / (explained + variance.mean(axis=0))
+        weight, _ = self.orientation_
+        order = np.abs(weight).argmax(axis=1)
+        self.explained_shares_ = share[order]
+        self.collapsed_components_ = np.flatnonzero(self.explained_shares_ < _COLLAPSED)
+        if len(self.collapsed_components_):
+            shown = ", ".join(str(i) for i in self.collapsed_components_)
+            what = "within-segment variance" if codes is not None else "variance"
+            tail = "; pooled scores only reflect u" if codes is not None else ""
+            warnings.warn(
+                f"{type(self).__name__}: the {what} of component(s) {shown} is about 0: posterior collapse"
+                f"{tail}. Likely causes are more components than sources, or noise that drowns them; "
+                "try a smaller n_components or more restarts",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    # Pieces -------------------------------------------------------------------------------------------
+
+    def _moments(self, X: FloatArray, u: Any) -> tuple[FloatArray, FloatArray]:
+        """Posterior means and variances of the sources, float64."""
+        encoded = self._encode_u(u, len(X))
+        function = _moments if encoded is not None or not self._is_modulated() else _moments_alone
+        with precision_of(self.precision) as precision:
+            x = self._model_input(X).astype(precision)
+            mean, variance = apply_in_blocks(_Bound(function, self.model_), x, encoded)
+        weight, _ = self.orientation_
+        return self._to_sources(mean.astype(np.float64)), variance.astype(np.float64) @ (weight**2).T
+
+    def _bound(self, X: FloatArray, u: Any, reduction: Mean | LogMeanExp, samples: int) -> FloatArray:
+        encoded = self._encode_u(u, len(X))
+        alone = encoded is None and self._is_modulated()
+        function = _log_weights_alone if alone else _log_weights
+        with precision_of(self.precision) as precision:
+            x = self._model_input(X).astype(precision)
+            keys = _row_keys_of(self.seed_, x)
+            rows = apply_in_blocks(_Bound(function, self.model_, samples, reduction), x, encoded, keys)
+        return rows.astype(np.float64) + self._log_volume()
+
+    def _log_volume(self) -> float:
+        """log|det| of the map from the user's units to what the model sees."""
+        return -float(np.log(self.whitening_.scale).sum()) if self.likelihood == "gaussian" else 0.0
+
+    def _is_modulated(self) -> bool:
+        return isinstance(self.model_.model.prior, ModulatedPrior)
+
+    def _is_exact(self, u: Any) -> bool:
+        return bool(self.exact_) and (u is not None or not self._is_modulated())
+
+    def _sampler(self, n: int) -> Any:
+        def sampler(x: Any, u: Any, keys: Any) -> Any:
+            alone = u is None and self._is_modulated()
+            return (_samples_alone if alone else _samples)(self.model_, x, u, keys, n)
+
+        return sampler
+
+    def _to_sources(self, z: FloatArray) -> FloatArray:
+        weight, bias = self.orientation_
+        return z @ weight.T + bias
+
+    def _to_latents(self, S: FloatArray) -> FloatArray:
+        weight, bias = self.orientation_
+        return (S - bias) @ np.linalg.inv(weight).T
+
+    def _to_units(self, x: FloatArray) -> FloatArray:
+        return self.whitening_.inverse_standardize(x) if self.likelihood == "gaussian" else x
+
+    def _draw_u(self, n_samples: int, seed: int) -> np.ndarray | None:
+        prior = self.model_.model.prior
+        if not isinstance(prior, ModulatedPrior):
+            return None
+        rng = named_rng(seed, "u")
+        if isinstance(prior.parameters, NetworkMap):
+            examples = np.asarray(prior.parameters.examples)
+            return examples[rng.integers(len(examples), size=n_samples)]
+        shares = np.exp(np.asarray(prior.parameters.log_shares, np.float64))
+        return rng.choice(len(shares), n_samples, p=shares / shares.sum()).astype(np.int32)
+
+
+class _Bound:
+    """A compiled function with its model, as a function of row blocks."""
+
+    def __init__(self, function: Any, model: VariationalModel, *options: Any):
+        self.function, self.model, self.options = function, model, options
+
+    def __call__(self, *blocks: Any) -> Any:
+        return self.function(self.model, *blocks, *self.options)
+
+
+def _row_keys_of(seed: int, rows: np.ndarray) -> np.ndarray:
+    """Raw key data (N, …), one key per row, which depends on the row's content and not on its place."""
+    base = named_key(seed, "rows")
+    return np.asarray(_row_keys(base, np.ascontiguousarray(rows).astype(np.float32)))
+
+
+@jax.jit
+def _row_keys(base: Key, rows: Array) -> Array:
+    bits = jax.lax.bitcast_convert_type(rows, jnp.uint32).reshape(rows.shape[0], -1)
+    odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) + jnp.uint32(40503)
+    mixed = bits * odd
+    codes = jnp.bitwise_xor(mixed, mixed >> 15).sum(axis=1, dtype=jnp.uint32)
+    return jax.random.key_data(jax.vmap(lambda code: jax.random.fold_in(base, code))(codes))
+
+
+@eqx.filter_jit
+def _moments(model: VariationalModel, x: Array, u: Array | None) -> tuple[Array, Array]:
+    q = model.posterior(x, u)
+    return q.mean, q.variance  # type: ignore[return-value]
+
+
+@eqx.filter_jit
+def _moments_alone(model: VariationalModel, x: Array, u: None) -> tuple[Array, Array]:
+    return moments_without_u(model, x)
+
+
+@eqx.filter_jit
+def _samples(model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Array:
+    def one(row: Dataset, key: Array) -> Array:
+        q = model.posterior(row.x[None], None if row.u is None else row.u[None])
+        return sample_with_log_prob(q, jax.random.wrap_key_data(key), count)[0][:, 0]
+
+    return jax.vmap(one)(Dataset(x, u), keys)
+
+
+@eqx.filter_jit
+def _samples_alone(model: VariationalModel, x: Array, u: None, keys: Array, count: int) -> Array:
+    return samples_without_u(model, x, jax.random.wrap_key_data(keys), count)
+
+
+@eqx.filter_jit
+def _log_weights(
+    model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, reduction: Mean | LogMeanExp
+) -> Array:
+    def one(row: tuple[Dataset, Array]) -> Array:
+        data, key = row
+        x, u = data.x[None], None if data.u is None else data.u[None]
+        z, log_q = sample_with_log_prob(model.posterior(x, u), jax.random.wrap_key_data(key), count)
+        return reduction(model.model.log_joint(z, x, u) - log_q)[0]
+
+    return jax.lax.map(one, (Dataset(x, u), keys), batch_size=64)
+
+
+@eqx.filter_jit
+def _log_weights_alone(
+    model: VariationalModel, x: Array, u: None, keys: Array, count: int, reduction: Mean | LogMeanExp
+) -> Array:
+    weights = log_weights_without_u(model, x, jax.random.wrap_key_data(keys), count)
+    return reduction(weights.T)
+
+
+@eqx.filter_jit
+def _decoded(model: VariationalModel, z: Array) -> Array:
+    return model.model.likelihood.mean(z)  # type: ignore[attr-defined]
+
+
+@eqx.filter_jit
+def _drawn(model: VariationalModel, u: Array | None, key: Key, n_rows: int) -> tuple[Array, Array]:
+    return model.model.sample(None if u is None else jnp.asarray(u), key=key, n_rows=n_rows)

@@ -1,0 +1,100 @@
+"""Posteriors for rows without u: the prior is then a mixture over its values."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from identica.conditionals import (
+    Factor,
+    ModulatedPrior,
+    PrecisionGaussian,
+    ProductOfExperts,
+    log_evidence,
+    posterior_of,
+)
+from identica.families import as_distribution
+from identica.models.latent_variable import VariationalModel
+from identica.typing import Array, Key
+
+_BLOCK = 64
+
+
+class MixturePosterior(NamedTuple):
+    """q(z|x) = Σ_u p(u|x) q(z|x, u) of one row.
+
+    Attributes
+    ----------
+    log_weights : (M,)
+        log p(u|x), with p(u|x) ∝ p(u) N(m; μ_u, D_u + Λ⁻¹).
+    part : PrecisionGaussian
+        q(z|x, u) for all u, batch shape (M,).
+    """
+
+    log_weights: Array
+    part: PrecisionGaussian
+
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and variance of z, each (n,), by the law of total variance."""
+        weights = jnp.exp(self.log_weights)[:, None]
+        mean = (weights * self.part.mean).sum(0)
+        spread = self.part.variance + (self.part.mean - mean) ** 2
+        return mean, (weights * spread).sum(0)
+
+    def sample_with_log_prob(self, key: Key, count: int) -> tuple[Array, Array]:
+        """Samples (K, n) and their log-densities (K,) in nats."""
+        part_key, noise_key = jax.random.split(key)
+        chosen = jax.random.categorical(part_key, self.log_weights, shape=(count,))
+        z = self.part.rows(chosen).sample(noise_key)
+        log_q = self.part.log_prob(z[:, None]) + self.log_weights
+        return z, jax.nn.logsumexp(log_q, axis=1)
+
+
+def mixture_posterior(encoder: ProductOfExperts, prior: ModulatedPrior, x: Array) -> MixturePosterior:
+    """The posterior of one row x (d,) without u."""
+    natural, log_shares = prior.parts()
+    given = as_distribution(prior.family, natural).to_event(1)
+    one = encoder.factor(x[None])
+    factor = Factor(*(jnp.broadcast_to(leaf, (*leaf.shape[:-1], len(natural))) for leaf in one))
+    part = posterior_of(factor, given)
+    log_weights = jax.nn.log_softmax(log_shares + log_evidence(factor, given, part))
+    return MixturePosterior(log_weights, part)
+
+
+def moments_without_u(system: VariationalModel, x: Array) -> tuple[Array, Array]:
+    """Posterior means and variances (B, n) of rows x (B, d)."""
+    encoder, prior = _parts(system)
+    one = lambda row: mixture_posterior(encoder, prior, row).moments()  # noqa: E731
+    return jax.lax.map(one, x, batch_size=_BLOCK)
+
+
+def samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
+    """Posterior samples (B, K, n) of rows x (B, d), with one key per row."""
+    encoder, prior = _parts(system)
+
+    def one(row: tuple[Array, Key]) -> Array:
+        return mixture_posterior(encoder, prior, row[0]).sample_with_log_prob(row[1], count)[0]
+
+    return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
+
+
+def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
+    """K importance weights log p(x, z_k) − log q(z_k|x) per row, nats (B, K), with one key per row."""
+    encoder, prior = _parts(system)
+    decoder = system.model.likelihood
+    natural, log_shares = prior.parts()
+    given = as_distribution(prior.family, natural).to_event(1)
+
+    def one(row: tuple[Array, Key]) -> Array:
+        z, log_q = mixture_posterior(encoder, prior, row[0]).sample_with_log_prob(row[1], count)
+        log_prior = jax.nn.logsumexp(given.log_prob(z[:, None]) + log_shares, axis=1)
+        return decoder(z).log_prob(row[0]) + log_prior - log_q  # type: ignore[operator]
+
+    return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
+
+
+def _parts(system: VariationalModel) -> tuple[ProductOfExperts, ModulatedPrior]:
+    encoder, prior = system.encoder, system.model.prior
+    if not (isinstance(encoder, ProductOfExperts) and isinstance(prior, ModulatedPrior)):
+        raise TypeError("a posterior without u needs a product of experts and a modulated prior")
+    return encoder, prior
