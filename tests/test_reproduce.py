@@ -1,6 +1,7 @@
 """Benchmarks beside published numbers: the numbers, the scoring, the summary, the command."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def test_digitised_curves_rise_with_the_rows():
     for points in curves.values():
         assert [rows for rows, _ in points] == [100, 200, 500, 1000, 2000]
         assert (np.diff([value for _, value in points]) > 0).all()
+
+
+def test_the_page_of_benchmarks_prints_the_same_numbers():
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    sections = {part.split("\n")[0]: part for part in page.split("\n### ")}
+    for score in (s for s in SCORES if s.mark in ("T", "F")):
+        lines = [line for line in sections[score.benchmark].split("\n") if f"| {score.method} |" in line]
+        assert any(f"| {score.value:.3f}" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["icebeem", "imca", "iflow", "ivae", "tcl"])
