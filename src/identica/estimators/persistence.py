@@ -41,7 +41,7 @@ def save(estimator: Any, folder: str | Path) -> None:
     """
     check_is_fitted(estimator)
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG).exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not _may_replace(folder):
         raise StorageError(f"{folder} exists and is not a saved model; choose another name")
     encoder = Encoder()
     params = {k: v for k, v in estimator.get_params(deep=False).items() if k not in _NOT_SAVED}
@@ -89,16 +89,17 @@ def load(folder: str | Path) -> Any:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    kind = estimator_classes().get(config["class"])
+    name = str(config.get("class"))
+    kind = estimator_classes().get(name)
     if kind is None:
         raise ModelFileError(
-            f"{folder} holds a {config['class']!r}, which this version does not know: {', '.join(estimator_classes())}"
+            f"{folder} holds a {name!r}, which this version does not know: {', '.join(estimator_classes())}"
         )
     try:
         content = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise ModelFileError(f"{folder / WEIGHTS} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != config["weights_sha256"]:
+    if hashlib.sha256(content).hexdigest() != config.get("weights_sha256"):
         raise ModelFileError(
             f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CONFIG}; restore it from a copy"
         )
@@ -136,6 +137,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _may_replace(folder: Path) -> bool:
+    """Whether nothing but a model would be lost. Others call their files config.json, too."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return names <= {CONFIG, WEIGHTS} and isinstance(config, dict) and "weights_sha256" in config
+
+
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -152,11 +169,16 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
             os.replace(folder, old)
         os.replace(new, folder)
     except OSError as error:
+        kept = ""
         if old.exists() and not folder.exists():
-            os.replace(old, folder)
+            try:
+                os.replace(old, folder)
+            except OSError:
+                kept = f"; the model that was there is now {old}"
         if isinstance(error, StorageError):
             raise
-        raise StorageError(error.errno, f"cannot write {folder}: {error.strerror}") from None
+        raise StorageError(error.errno, f"cannot write {folder}: {error.strerror}{kept}") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
