@@ -50,7 +50,7 @@ class ExactEstimator(SourceEstimator):
     def inverse_transform(self, S: Any) -> FloatArray:
         """Observations (N, d), in the user's units, from sources (N, n_components)."""
         check_is_fitted(self)
-        S = check_array(S, dtype=[np.float64, np.float32], input_name="S")
+        S = check_array(S, dtype=[np.float64, np.float32], input_name="S")  # pyright: ignore[reportArgumentType]
         if S.shape[1] != self.n_components_:
             raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
         with precision_of(self.precision) as precision:
