@@ -46,22 +46,33 @@ def with_column(values):
 DATA = {
     "nan": (changed(5, 1, np.nan), U, "contains NaN"),
     "inf": (changed(5, 1, np.inf), U, "infinity"),
-    "constant column": (with_column(np.full(N, 7.5)), U, r"X has 1 constant column\(s\): 2 \(value 7.5\).*drop it"),
+    "constant column": (
+        with_column(np.full(N, 7.5)),
+        U,
+        r"X has 1 constant column\(s\): 2 \(value 7.5\).*drop it",
+    ),
     "constant column by name": (
-        pd.DataFrame(with_column(np.zeros(N)), columns=["a", "b", "flat"]), U, r"constant column\(s\): 'flat'"),
+        pd.DataFrame(with_column(np.zeros(N)), columns=["a", "b", "flat"]),
+        U,
+        r"constant column\(s\): 'flat'",
+    ),
     "fewer rows than columns": (X[:4].reshape(2, 4), U[:2], r"fewer rows \(2\) than columns \(4\)"),
     "one row": (X[:1], U[:1], "minimum of 2 is required"),
     "no rows": (X[:0], U[:0], r"0 sample\(s\)"),
     "one dimension": (X[:, 0], U, "Expected 2D array"),
     "text": (np.full((N, 2), "a"), U, "could not convert string"),
     "complex": (X + 1j, U, "Complex data not supported"),
-    "a segment of one row": (X, np.where(np.arange(N) == 3, 9, U), r"1 of 4 segments of u have fewer than two rows: '9'.*merge"),
+    "a segment of one row": (
+        X,
+        np.where(np.arange(N) == 3, 9, U),
+        r"1 of 4 segments of u have fewer.*: '9'.*merge",
+    ),
     "u is an index": (X, np.arange(N), r"180 of 180 segments.*u seems to be an index: cut it into windows"),
     "one segment": (X, np.full(N, "rest"), r"u has one value only \('rest'\)"),
     "u of another length": (X, U[:-1], "u column 'u' has 179 rows but X has 180"),
     "u with a missing value": (X, np.where(np.arange(N) == 4, np.nan, U), r"in 1 row\(s\), first in row 4"),
     "u of three dimensions": (X, np.zeros((N, 2, 2)), "u must have shape"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -102,27 +113,55 @@ def test_a_column_that_varies_in_held_out_rows_only_is_named(no_training):
 
 
 PARAMETERS = {
-    "n_components": [(0, "between 1 and 2"), (3, "n_components=3, but X has 2 column"), ("two", "n_components must be"),
-                     (1.5, "n_components must be"), (True, "n_components must be")],
-    "max_iter": [(0, "max_iter must be a whole number of at least 1, got 0"), (2.5, "max_iter"), ("many", "max_iter")],
-    "validation_fraction": [(1.0, r"validation_fraction must be a number in \[0, 1\), got 1.0"), (-0.1, "validation_fraction"),
-                            ("half", "validation_fraction"), (float("nan"), "validation_fraction")],
+    "n_components": [
+        (0, "between 1 and 2"),
+        (3, "n_components=3, but X has 2 column"),
+        ("two", "n_components must be"),
+        (1.5, "n_components must be"),
+        (True, "n_components must be"),
+    ],
+    "max_iter": [
+        (0, "max_iter must be a whole number of at least 1, got 0"),
+        (2.5, "max_iter"),
+        ("many", "max_iter"),
+    ],
+    "validation_fraction": [
+        (1.0, r"validation_fraction must be a number in \[0, 1\), got 1.0"),
+        (-0.1, "validation_fraction"),
+        ("half", "validation_fraction"),
+        (float("nan"), "validation_fraction"),
+    ],
     "precision": [("float16", "precision must be 'float32' or 'float64', got 'float16'"), (32, "precision")],
-    "random_state": [("seed", "random_state must be an int, None or a RandomState, got 'seed'"), (1.5, "random_state")],
-    "outlier_threshold": [(0, "outlier_threshold must be a positive number or None, got 0"), ("far", "outlier_threshold"),
-                          (float("nan"), "outlier_threshold")],
+    "random_state": [
+        ("seed", "random_state must be an int, None or a RandomState, got 'seed'"),
+        (1.5, "random_state"),
+    ],
+    "outlier_threshold": [
+        (0, "outlier_threshold must be a positive number or None, got 0"),
+        ("far", "outlier_threshold"),
+        (float("nan"), "outlier_threshold"),
+    ],
     "callbacks": [(print, "callbacks must be a list of callables"), ([3], "callbacks")],
     "checkpoint": [(5, "checkpoint must be a path or None, got 5")],
-}  # fmt: skip
+}
 OWN = {
     "flow": {
         "n_restarts": [(0, "n_restarts must be a whole number of at least 1, got 0"), (1.5, "n_restarts")],
-        "prior": [("cauchy", "prior must be one of gaussian, gaussian-scale, laplace, got 'cauchy'"), ([1], "prior")],
-        "hidden_sizes": [((5,), r"hidden_sizes=\(5,\), but .* use \(2,\), or \(\) for a linear map"), (5, "hidden_sizes"),
-                         ("ab", "hidden_sizes"), ((2, 2.5), "hidden_sizes")],
+        "prior": [
+            ("cauchy", "prior must be one of gaussian, gaussian-scale, laplace, got 'cauchy'"),
+            ([1], "prior"),
+        ],
+        "hidden_sizes": [
+            ((5,), r"hidden_sizes=\(5,\), but .* use \(2,\), or \(\) for a linear map"),
+            (5, "hidden_sizes"),
+            ("ab", "hidden_sizes"),
+            ((2, 2.5), "hidden_sizes"),
+        ],
     },
-    "linear": {"method": [("pca", "method must be one of fastica, picard, joint-diagonalization, got 'pca'")]},
-}  # fmt: skip
+    "linear": {
+        "method": [("pca", "method must be one of fastica, picard, joint-diagonalization, got 'pca'")]
+    },
+}
 WRONG = [
     (name, parameter, value, message)
     for name in ESTIMATORS
@@ -215,14 +254,12 @@ def spiked():
     return data, many
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_gross_spikes_are_left_out_and_named(name):
     data, many = spiked()
-    if name == "flow":
-        estimator = FLOW(hidden_sizes=(), validation_fraction=0)
-        warnings.simplefilter("ignore", category=identica.errors.DataWarning.__mro__[1])
-    else:
-        estimator = LINEAR(validation_fraction=0)
+    options = {"hidden_sizes": ()} if name == "flow" else {}
+    estimator = ESTIMATORS[name](validation_fraction=0, **options)
     with pytest.warns(
         DataWarning, match=r"4 row\(s\) hold gross spikes .* 3, 50, 101, 170\..*outlier_threshold=None"
     ):
