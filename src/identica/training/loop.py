@@ -195,7 +195,7 @@ class _Run:
 
     def _prepare(self, index: int, system: PyTree | None, restart: int) -> PyTree:
         key = named_key(self.seed, "prepare", index, restart)
-        return self.stages[index].prepare(system, self.data, key)
+        return self.stages[index].prepare_of(restart)(system, self.data, key)
 
     def _population(self, index: int, kept: list[PyTree]) -> tuple[PyTree, PyTree]:
         restarts = range(self.stages[index].restarts)

@@ -28,8 +28,9 @@ class Stage:
     ----------
     name : str
         Shown in progress, history and reports.
-    prepare : callable
-        Makes each restart's system from one of the systems kept by the stage before.
+    prepare : callable, or tuple of them
+        Makes each restart's system from one of the systems kept by the stage before. Of a tuple, the
+        first restarts take the first entries and all others the last.
     objective : callable
         What the solver minimises on batches.
     evaluate : callable
@@ -51,7 +52,7 @@ class Stage:
     """
 
     name: str
-    prepare: Prepare
+    prepare: Prepare | tuple[Prepare, ...]
     objective: Objective
     evaluate: Evaluate
     solver: Solver
@@ -61,3 +62,9 @@ class Stage:
     batch_size: int | None = None
     chunk: int = 100
     patience: int | None = None
+
+    def prepare_of(self, restart: int) -> Prepare:
+        """How restart number ``restart`` begins."""
+        if isinstance(self.prepare, tuple):
+            return self.prepare[min(restart, len(self.prepare) - 1)]
+        return self.prepare
