@@ -102,18 +102,22 @@ class FlowPlan:
         return create
 
 
-@eqx.filter_jit
 def _random_flow(
     n: int, most_layers: int, family: ExponentialFamily, examples: Array | None, key: Key
 ) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
-    first = min(_FIRST_DEPTH, most_layers)
-    network = InvertibleNetwork.random(n, first, key=network_key, most_layers=most_layers)
+    network = _random_network(n, min(_FIRST_DEPTH, most_layers), most_layers, network_key)
     prior = None
     if examples is not None:
+        # Outside compiled code: weights of networks of u may be drawn on the host.
         network_map = NetworkMap.random(examples, n, family.number_of_statistics, key=prior_key)
         prior = ModulatedPrior(family, network_map)
     return FlowModel(network, family, prior)
+
+
+@eqx.filter_jit
+def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> InvertibleNetwork:
+    return InvertibleNetwork.random(n, n_layers, key=key, most_layers=most_layers)
 
 
 def _grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
