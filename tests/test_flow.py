@@ -137,7 +137,9 @@ def test_with_a_continuous_u_the_flow_averages_over_the_examples(network):
 
     # Far apart, as a network that was not trained tells neighbouring values of u apart hardly.
     examples = 50 * np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
-    model = make(examples)
+    parameters = NetworkMap.random(jnp.asarray(examples), 2, 2, key=KEY)
+    family = GaussianLocationScale()
+    model = FlowModel(network, family, ModulatedPrior(family, parameters))
     x = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
     given = np.array([density(model, x, np.tile(u, (8, 1))) for u in examples], np.float64)
     assert given.std(0).min() > 1e-3, "the density changes with u"
