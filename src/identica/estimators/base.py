@@ -253,7 +253,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )  # fmt: skip
 
     def _choose_u(self, u: Any, y: Any) -> Any:
-        u = y if u is None else u
+        if u is None and self._requires_u:  # others ignore y, which tools pass for reasons of their own
+            u = y
         if u is None and self._requires_u:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. "

@@ -1,0 +1,194 @@
+"""`VAE`: a variational autoencoder without u, the control whose latents are not identified."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from identica.conditionals import ConstantPrior, Decoder, DiagonalEncoder, Features, Observation
+from identica.data import Dataset
+from identica.errors import DataError
+from identica.estimators.base import Problem
+from identica.estimators.ivae_stages import encoder_features
+from identica.estimators.validation import check_count
+from identica.estimators.variational import VariationalEstimator
+from identica.expectations import Pathwise
+from identica.models import LatentVariableModel, VariationalModel
+from identica.objectives.bound import Bound, HeldOutBound, importance_weighted
+from identica.training import Adam, Stage
+from identica.typing import Key
+
+_OBJECTIVES = ("elbo", "iwae")
+_BATCH = 256
+_RANKING_SAMPLES = 16
+
+
+class VAE(VariationalEstimator):
+    """Variational autoencoder: x = f(z) plus noise with z ~ N(0, I), fitted by a bound of the likelihood.
+
+    Without an auxiliary variable its latents are unidentified: any rotation of z explains the data as
+    well, so judge it by its likelihood, never by its latents. It is here as the control that `IVAE` must
+    beat, and as a density model. u is accepted and ignored.
+
+    Parameters
+    ----------
+    n_components : int or None
+        Dimension of z; None takes as many as X has linearly independent columns.
+    objective : {"elbo", "iwae"}
+        Evidence lower bound, or importance-weighted bound.
+    beta : float
+        Weight of the divergence in the ELBO (Higgins et al., 2017); 1 is the bound itself.
+    samples : int or None
+        Samples of z per row and step; None takes 1 for the ELBO and 5 for the importance-weighted bound.
+    prior : {"normal"}
+    likelihood : {"gaussian", "bernoulli", "poisson"}
+        Distribution of the columns given z: real numbers, zeros and ones, or counts.
+    noise : {"diagonal", "isotropic", "scalar-network", "network"} or float
+        As in `IVAE`.
+    hidden_sizes : tuple of int
+        Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
+    max_iter : int
+        Optimiser steps.
+    n_restarts : int
+        Models trained side by side.
+    validation_fraction, outlier_threshold, precision, random_state, callbacks, checkpoint
+        As in `IVAE`.
+
+    Attributes
+    ----------
+    model_ : VariationalModel
+    collapsed_components_ : int array
+        Components of which x says nothing.
+    n_components_, converged_, status_, history_, restarts_, fit_rows_, held_out_rows_, gross_rows_
+        As in `IVAE`.
+
+    References
+    ----------
+    Kingma, Welling (2014), Auto-encoding variational Bayes. Burda, Grosse, Salakhutdinov (2016),
+    Importance weighted autoencoders. Higgins et al. (2017), beta-VAE.
+
+    Examples
+    --------
+    >>> import identica
+    >>> data = identica.simulate("figure1", seed=0, n_per_segment=100)
+    >>> vae = identica.VAE(n_components=2, max_iter=100, random_state=0).fit(data.X)
+    >>> vae.transform(data.X).shape
+    (500, 2)
+    """
+
+    _requires_u: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        objective: str = "elbo",
+        beta: float = 1.0,
+        samples: int | None = None,
+        prior: str = "normal",
+        likelihood: str = "gaussian",
+        noise: str | float = "diagonal",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        max_iter: int = 4000,
+        n_restarts: int = 2,
+        validation_fraction: float = 0.1,
+        outlier_threshold: float | None = 50.0,
+        precision: str = "float32",
+        random_state: Any = None,
+        callbacks: Any = None,
+        checkpoint: Any = None,
+    ):
+        self.n_components = n_components
+        self.objective = objective
+        self.beta = beta
+        self.samples = samples
+        self.prior = prior
+        self.likelihood = likelihood
+        self.noise = noise
+        self.hidden_sizes = hidden_sizes
+        self.max_iter = max_iter
+        self.n_restarts = n_restarts
+        self.validation_fraction = validation_fraction
+        self.outlier_threshold = outlier_threshold
+        self.precision = precision
+        self.random_state = random_state
+        self.callbacks = callbacks
+        self.checkpoint = checkpoint
+
+    def build(self, problem: Problem) -> list[Stage]:
+        """One stage: maximise the bound."""
+        if self.prior != "normal":
+            raise ValueError(f"prior must be 'normal', got {self.prior!r}")
+        x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
+        n, dtype = problem.n_components, problem.data.x.dtype
+        start = _Start(
+            encoder_features(x, n, root=self.likelihood == "poisson", dtype=dtype),
+            self._observation(x.shape[1]),
+            tuple(int(size) for size in self.hidden_sizes),
+            n,
+            x.shape[1],
+        )
+        return [
+            Stage(
+                "bound",
+                start.prepare,
+                self._bound_to_maximise(),
+                HeldOutBound(importance_weighted(_RANKING_SAMPLES)),
+                Adam(rate=3e-3, clip=10.0, warmup=200),
+                self.max_iter,
+                restarts=check_count("n_restarts", self.n_restarts),
+                # Small data are padded; slices of them could miss all real rows.
+                batch_size=_BATCH if problem.data.weight is None else None,
+            )
+        ]
+
+    def _bound_to_maximise(self) -> Bound:
+        if self.objective not in _OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(_OBJECTIVES)}, got {self.objective!r}")
+        samples = self.samples if self.samples is not None else (5 if self.objective == "iwae" else 1)
+        check_count("samples", samples)
+        if self.objective == "iwae":
+            if self.beta != 1.0:
+                raise DataError(f"beta={self.beta} has no meaning for objective='iwae'; use objective='elbo'")
+            return importance_weighted(samples)
+        return Bound(Pathwise(samples), beta=float(self.beta))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Sizes and fixed parts of a new autoencoder."""
+
+    features: Features
+    observation: Observation
+    hidden_sizes: tuple[int, ...]
+    n_components: int
+    n_columns: int
+
+    @property
+    def prepare(self) -> Callable[[VariationalModel | None, Dataset, Key], VariationalModel]:
+        """A random system for each restart."""
+
+        def create(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
+            return _random_autoencoder(
+                self.features, self.observation, self.hidden_sizes, self.n_components, self.n_columns, key
+            )
+
+        return create
+
+
+@eqx.filter_jit
+def _random_autoencoder(
+    features: Features,
+    observation: Observation,
+    hidden_sizes: tuple[int, ...],
+    n: int,
+    d: int,
+    key: Key,
+) -> VariationalModel:
+    encoder_key, decoder_key = jax.random.split(key)
+    decoder = Decoder.random(n, hidden_sizes, d, observation, key=decoder_key)
+    encoder = DiagonalEncoder.random(features, hidden_sizes, n, key=encoder_key)
+    return VariationalModel(LatentVariableModel(ConstantPrior(n), decoder), encoder)
