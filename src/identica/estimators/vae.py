@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import numpy as np
 
@@ -172,23 +171,10 @@ class _Start:
         """A random system for each restart."""
 
         def create(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
-            return _random_autoencoder(
-                self.features, self.observation, self.hidden_sizes, self.n_components, self.n_columns, key
-            )
+            encoder_key, decoder_key = jax.random.split(key)
+            n, hidden = self.n_components, self.hidden_sizes
+            decoder = Decoder.random(n, hidden, self.n_columns, self.observation, key=decoder_key)
+            encoder = DiagonalEncoder.random(self.features, hidden, n, key=encoder_key)
+            return VariationalModel(LatentVariableModel(ConstantPrior(n), decoder), encoder)
 
         return create
-
-
-@eqx.filter_jit
-def _random_autoencoder(
-    features: Features,
-    observation: Observation,
-    hidden_sizes: tuple[int, ...],
-    n: int,
-    d: int,
-    key: Key,
-) -> VariationalModel:
-    encoder_key, decoder_key = jax.random.split(key)
-    decoder = Decoder.random(n, hidden_sizes, d, observation, key=decoder_key)
-    encoder = DiagonalEncoder.random(features, hidden_sizes, n, key=encoder_key)
-    return VariationalModel(LatentVariableModel(ConstantPrior(n), decoder), encoder)
