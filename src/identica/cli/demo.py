@@ -57,17 +57,18 @@ def _say_table(numbers: dict[str, Any]) -> None:
     from rich.table import Table
 
     from identica.cli.output import console
+    from identica.report.demo import SCORE_NAMES
 
     for title, key in (
         ("Figure 1: correlation with the true sources (MCC)", "figure1"),
         ("Photographs: correlation with the originals, held-out pixels", "photographs"),
     ):
         table = Table(title=title, title_justify="left")
+        methods = numbers[key]["methods"]
+        scores = [score for score in SCORE_NAMES if score in methods[0]]
         table.add_column("method")
-        table.add_column("Pearson", justify="right")
-        table.add_column("Spearman", justify="right")
-        table.add_column("scale matched", justify="right")
-        for method in numbers[key]["methods"]:
-            scores = [f"{method[score]:.3f}" for score in ("pearson", "spearman", "rescaled")]
-            table.add_row(method["name"], *scores)
+        for score in scores:
+            table.add_column(SCORE_NAMES[score], justify="right")
+        for method in methods:
+            table.add_row(method["name"], *(f"{method[score]:.3f}" for score in scores))
         console().print(table)

@@ -29,17 +29,22 @@ class Attempt:
         The method.
     sources : array (N, n)
         Its sources.
-    pearson, spearman : float
-        Mean correlation with the truth, in [0, 1].
-    rescaled : float
-        Mean Pearson correlation after `match_scale`, in [0, 1].
+    scores : dict
+        Mean correlations with the truth, in [0, 1]: ``pearson``, ``spearman``, and ``within_segments``
+        (Pearson after centring by segment) or ``rescaled`` (Pearson after `match_scale`).
     """
 
     name: str
     sources: FloatArray
-    pearson: float
-    spearman: float
-    rescaled: float
+    scores: dict[str, float]
+
+
+SCORE_NAMES = {
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "within_segments": "Pearson within segments",
+    "rescaled": "Pearson, scale matched",
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def write_demo(
             key,
             title,
             short,
-            render(f"demo_{key}", image=encoded[key], numbers=numbers[key], quick=quick),
+            render(f"demo_{key}", image=encoded[key], numbers=numbers[key], names=SCORE_NAMES, quick=quick),
         )
         for key, title, short in (
             ("photographs", "Two photographs behind a nonlinear mixture", "Photographs"),
@@ -117,7 +122,7 @@ def write_demo(
 def draw_figure1(demo: Figure1Demo) -> Figure:
     """Four panels coloured by segment: sources, observations, and what each method recovers."""
     panels = [("true sources", demo.truth), ("observed mixtures", demo.observations)]
-    panels += [(f"{a.name}, MCC {a.pearson:.3f}", a.sources) for a in demo.attempts]
+    panels += [(f"{a.name}, MCC {a.scores['pearson']:.3f}", a.sources) for a in demo.attempts]
     with matplotlib.rc_context({"font.size": 11}):
         figure = Figure(figsize=(3.1 * len(panels), 3.5), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -143,7 +148,9 @@ def draw_photographs(demo: PhotographDemo) -> Figure:
     pictures = demo.photographs
     first, last = demo.attempts[0], demo.attempts[-1]
     columns = [("sources", pictures.S), ("mixtures", pictures.X)]
-    columns += [(f"{a.name}: {a.rescaled:.3f}", match_scale(pictures.S, a.sources)) for a in (first, last)]
+    columns += [
+        (f"{a.name}: {a.scores['rescaled']:.3f}", match_scale(pictures.S, a.sources)) for a in (first, last)
+    ]
     height, width = pictures.shape
     with matplotlib.rc_context({"font.size": 12}):
         figure = Figure(figsize=(3.4 * len(columns), 3.4 * 2 * height / width + 0.5), layout="constrained")
@@ -166,15 +173,7 @@ def draw_photographs(demo: PhotographDemo) -> Figure:
 
 
 def _scores(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": a.name,
-            "pearson": float(a.pearson),
-            "spearman": float(a.spearman),
-            "rescaled": float(a.rescaled),
-        }
-        for a in attempts
-    ]
+    return [{"name": a.name, **a.scores} for a in attempts]
 
 
 def match_scale(truth: FloatArray, estimate: FloatArray) -> FloatArray:
