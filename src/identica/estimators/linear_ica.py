@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
@@ -11,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from identica.conditionals import MixturePrior
+from identica.data import Dataset
 from identica.errors import DataError, Status
 from identica.estimators.base import Problem
 from identica.estimators.exact import ExactEstimator
@@ -21,7 +23,7 @@ from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives.exact_likelihood import ExactLikelihood, HeldOutProfile
 from identica.random import named_key
 from identica.training import Fit, Stage
-from identica.typing import FloatArray
+from identica.typing import Array, FloatArray
 
 _METHODS = ("fastica", "picard", "joint-diagonalization")
 _MIXTURE_PARTS = 3
@@ -116,7 +118,7 @@ class LinearICA(ExactEstimator):
         unmixing = unmixing / (scores @ unmixing.T).std(axis=0)[:, None]
         dtype = problem.data.x.dtype
         n = problem.n_components
-        network = InvertibleNetwork.random(n, 1, key=named_key(0))
+        network = eqx.filter_jit(InvertibleNetwork.random)(n, 1, key=named_key(0))
         linear = AffineMap(jnp.asarray(unmixing, dtype), jnp.zeros(n, dtype))
         system = FlowModel(
             InvertibleNetwork(network.maps, network.functions, linear, network.depth), GaussianLocationScale()
@@ -141,11 +143,7 @@ class LinearICA(ExactEstimator):
     def _held_out_objective(self, system: FlowModel, problem: Problem) -> tuple[float, float]:
         parts = []
         for rows in (problem.data, problem.held_out or problem.data):
-            if problem.discrete:
-                value = HeldOutProfile(problem.n_segments)(system, problem.data, rows, named_key(0))
-            else:
-                value = ExactLikelihood()(system, rows, key=named_key(0))[0]
-            parts.append(float(value))
+            parts.append(float(_objective(system, problem.data, rows, problem.n_segments * problem.discrete)))
         return parts[0], parts[1]
 
     def _diagonalize(self, scores: FloatArray, problem: Problem) -> FloatArray:
@@ -188,6 +186,14 @@ class LinearICA(ExactEstimator):
         last, orientation = self.model_.demixer.last, self.model_.orientation
         total = np.asarray(orientation.weight, np.float64) @ np.asarray(last.weight, np.float64)  # type: ignore[union-attr]
         self.components_ = total @ to_scores.T
+
+
+@eqx.filter_jit
+def _objective(system: FlowModel, data: Dataset, rows: Dataset, n_segments: int) -> Array:
+    # Compiled as a whole: line by line, JAX would compile every operation by itself.
+    if n_segments:
+        return HeldOutProfile(n_segments)(system, data, rows, named_key(0))
+    return ExactLikelihood()(system, rows, key=named_key(0))[0]
 
 
 def _mixture_prior(z: FloatArray, seed: int, dtype: Any) -> MixturePrior:
