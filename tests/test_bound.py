@@ -77,7 +77,7 @@ class Problem:
         weight = np.concatenate([to_mean, np.zeros((D, N * N + N))], axis=1)
         bias = np.concatenate([-self.bias @ to_mean, root.ravel(), np.zeros(N)])
         network = MultilayerPerceptron((jnp.asarray(weight),), (jnp.asarray(bias),), None)
-        return ProductOfExperts(Features(jnp.zeros(D), jnp.eye(D)), network, N)
+        return ProductOfExperts(Features(jnp.zeros(D), jnp.eye(D)), network, jnp.zeros(()), N)
 
     def wrong_encoder(self):
         encoder = self.true_encoder()

@@ -6,13 +6,15 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
+from scipy.linalg import block_diag
 
 from identica.conditionals.base import Conditional, Evidence
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import product, transpose
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
-from identica.typing import Array, Key
+from identica.typing import Array, FloatArray, Key
 
 
 class Features(eqx.Module):
@@ -71,7 +73,7 @@ class DiagonalEncoder(Conditional):
             last_scale=0.1,
             key=key,
         )
-        bias = jnp.concatenate([jnp.zeros(n), jnp.full(n, log_variance)])
+        bias = np.concatenate([np.zeros(n), np.full(n, log_variance)]).astype(network.biases[-1].dtype)
         return cls(features, eqx.tree_at(lambda m: m.biases[-1], network, bias))
 
     def __call__(self, context: Evidence) -> dist.Distribution:
@@ -116,12 +118,15 @@ class ProductOfExperts(Conditional):
     features : Features
     network : MultilayerPerceptron
         n + n² + n outputs: m, G by rows, s.
+    hold : scalar array
+        1 holds m fixed in training while all else learns, 0 lets it go; not trained itself.
     n_components : int
         Dimension n of z.
     """
 
     features: Features
     network: MultilayerPerceptron
+    hold: Array
     n_components: int = eqx.field(static=True)
 
     @classmethod
@@ -145,39 +150,60 @@ class ProductOfExperts(Conditional):
             last_scale=0.1,
             key=key,
         )
-        bias = jnp.concatenate([jnp.zeros(n), jnp.eye(n).ravel(), jnp.full(n, 0.5 * log_precision)])
-        return cls(features, eqx.tree_at(lambda m: m.biases[-1], network, bias), n)
+        dtype = network.biases[-1].dtype
+        bias = np.concatenate([np.zeros(n), np.eye(n).ravel(), np.full(n, 0.5 * log_precision)])
+        network = eqx.tree_at(lambda m: m.biases[-1], network, bias.astype(dtype))
+        return cls(features, network, np.zeros((), dtype), n)  # type: ignore[arg-type]
 
     def mean(self, x: Array) -> Array:
         """m(x), (B, n): what x alone says about z."""
-        return self.network(self.features(x))[:, : self.n_components]
+        return self._held(self.network(self.features(x))[:, : self.n_components])
 
     def factor(self, x: Array) -> Factor:
         """The likelihood factor of x (B, d)."""
         n = self.n_components
         out = self.network(self.features(x)).T
         root = out[n : n + n * n].reshape(n, n, -1)
-        return Factor(out[:n], root * jnp.exp(out[n + n * n :]))
+        return Factor(self._held(out[:n]), root * jnp.exp(out[n + n * n :]))
+
+    def _held(self, mean: Array) -> Array:
+        hold = jax.lax.stop_gradient(self.hold)
+        return (1 - hold) * mean + hold * jax.lax.stop_gradient(mean)
 
     def __call__(self, context: Evidence) -> PrecisionGaussian:
         """q(z|x, u): batch shape (B,), event shape (n,)."""
         return posterior_of(self.factor(context.x), context.prior)
 
-    def with_mean_changed(self, weight: Array, bias: Array) -> "ProductOfExperts":
+    # Surgery between stages runs on the host: it happens once, and compiling it would cost more.
+
+    def with_mean_changed(self, weight: FloatArray, bias: FloatArray) -> "ProductOfExperts":
         """The encoder whose mean is weight · m + bias, with the precision left as it is."""
         n = self.n_components
-        change = jax.scipy.linalg.block_diag(weight.T, jnp.eye(n * n + n, dtype=weight.dtype))
-        shift = jnp.concatenate([bias, jnp.zeros(n * n + n, weight.dtype)])
-        return ProductOfExperts(self.features, self.network.followed_by(change, shift), n)
+        return self._turned(weight, bias, np.eye(n * n))
 
-    def changed_basis(self, weight: Array, bias: Array | float = 0.0) -> "ProductOfExperts":
+    def changed_basis(self, weight: FloatArray, bias: FloatArray | None = None) -> "ProductOfExperts":
         """The encoder of z' = weight · z + bias, exactly: m' = W m + b, G' = W⁻ᵀ G."""
         n = self.n_components
-        inverse = jnp.linalg.inv(weight)
-        change = jax.scipy.linalg.block_diag(weight.T, jnp.kron(inverse, jnp.eye(n)), jnp.eye(n))
-        shift = jnp.concatenate([jnp.broadcast_to(jnp.asarray(bias), (n,)), jnp.zeros(n * n + n)])
-        network = self.network.followed_by(change.astype(weight.dtype), shift.astype(weight.dtype))
-        return ProductOfExperts(self.features, network, n)
+        bias = np.zeros(n) if bias is None else bias
+        return self._turned(weight, bias, np.kron(np.linalg.inv(weight), np.eye(n)))
+
+    def _turned(self, weight: FloatArray, bias: FloatArray, root: FloatArray) -> "ProductOfExperts":
+        n = self.n_components
+        dtype = np.asarray(self.network.biases[-1]).dtype
+        change = block_diag(weight.T, root, np.eye(n)).astype(dtype)
+        shift = np.concatenate([bias, np.zeros(n * n + n)]).astype(dtype)
+        host = jax.tree.map(np.asarray, self.network)
+        return ProductOfExperts(self.features, host.followed_by(change, shift), self.hold, n)
+
+    def holding(self, hold: bool) -> "ProductOfExperts":
+        """The encoder with its mean held fixed in training, or let go."""
+        dtype = np.asarray(self.hold).dtype
+        return ProductOfExperts(
+            self.features,
+            self.network,
+            np.asarray(hold, dtype),
+            self.n_components,  # type: ignore[arg-type]
+        )
 
 
 def posterior_of(factor: Factor, prior: dist.Distribution) -> PrecisionGaussian:

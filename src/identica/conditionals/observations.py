@@ -74,9 +74,9 @@ class GaussianObservation(Observation):
         if isinstance(noise, int | float) and not isinstance(noise, bool) and noise > 0:
             return cls(None, "fixed", float(noise))
         if noise == "isotropic":
-            return cls(jnp.asarray(_INITIAL_LOG_VARIANCE), "isotropic")
+            return cls(_on_host(np.asarray(_INITIAL_LOG_VARIANCE)), "isotropic")
         if noise == "diagonal":
-            return cls(jnp.full(d, _INITIAL_LOG_VARIANCE), "diagonal")
+            return cls(_on_host(np.full(d, _INITIAL_LOG_VARIANCE)), "diagonal")
         if noise in ("scalar-network", "network"):
             return cls(None, str(noise))
         raise DataError(
@@ -93,7 +93,7 @@ class GaussianObservation(Observation):
         log_variance = None
         if self.log_variance is not None:
             start = np.log(start).reshape(np.shape(self.log_variance))
-            log_variance = jnp.asarray(start, self.log_variance.dtype)
+            log_variance = _on_host(start)
         else:
             # Networks of the noise start at the residual variance for every z.
             extra = self.outputs(x.shape[1]) - x.shape[1]
@@ -180,3 +180,8 @@ def _least_squares(z: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray
     center, level = z.mean(axis=0), y.mean(axis=0)
     weight = np.linalg.lstsq(z - center, y - level, rcond=1e-8)[0]
     return weight, level - center @ weight
+
+
+def _on_host(values: FloatArray) -> Array:
+    """An array in the default precision that costs no compilation."""
+    return values.astype(jax.dtypes.canonicalize_dtype(float))  # type: ignore[return-value]

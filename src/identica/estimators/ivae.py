@@ -148,6 +148,7 @@ class IVAE(VariationalEstimator):
             restarts=check_count("n_restarts", self.n_restarts),
             discrete=problem.discrete,
             batch_size=_batch_size(problem),
+            n_rows=problem.n_rows,
         )
         return plan.stages()
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import expm
 from sklearn.cluster import KMeans
 
 from identica.conditionals import (
@@ -20,6 +21,7 @@ from identica.conditionals import (
 )
 from identica.data import Dataset
 from identica.estimators.base import Problem
+from identica.estimators.ivae_flow_start import continue_with, enter, flow_start
 from identica.families import ExponentialFamily
 from identica.linear.joint_diagonalization import joint_diagonalize, within_segment_covariances
 from identica.models import LatentVariableModel, VariationalModel
@@ -31,7 +33,7 @@ from identica.objectives.contrastive import (
     SegmentCrossEntropy,
 )
 from identica.objectives.exact_likelihood import shrink
-from identica.objectives.reconstruction import HeldOutReconstruction, Reconstruction
+from identica.objectives.teaching import HeldOutOnContender, OnContender
 from identica.training import Adam, Stage
 from identica.typing import Array, FloatArray, IntArray, Key
 
@@ -45,7 +47,9 @@ _TRAINING_SAMPLES, _RANKING_SAMPLES = 5, 16
 _LINEAR_ROWS = 2**15
 """Most rows from which joint diagonalisation takes its covariances."""
 
-_POLISH_ROWS = 4096
+_LARGEST_COVARIANCES = 2**23
+"""Most numbers in the posterior covariances from which the polish is found."""
+
 _BINS = 40
 """Most segments into which a continuous u is cut for the contrastive start."""
 
@@ -70,7 +74,7 @@ class Start:
     """
 
     features: Features
-    unmixing: Array
+    unmixing: FloatArray
     quantizer: Quantizer | None
     n_segments: int
 
@@ -99,7 +103,7 @@ def linear_start(problem: Problem, *, root: bool) -> Start:
     unmixing = np.zeros((features.matrix.shape[1], n))
     turned = _unmixing(scores, codes, n_segments)
     unmixing[:n] = turned.T / (scores @ turned.T).std(axis=0)
-    return Start(features, jnp.asarray(unmixing, dtype), quantizer, n_segments)
+    return Start(features, unmixing, quantizer, n_segments)
 
 
 def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most: int = 256) -> Features:
@@ -126,7 +130,7 @@ def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:
 def _unmixing(z: FloatArray, codes: IntArray, n_segments: int, extra: FloatArray | None = None) -> FloatArray:
     """B (n, n) that makes the within-segment covariances of z (N, n) jointly diagonal.
 
-    `extra` (M, n, n) is added to the covariances of the segments.
+    `extra` (n, n) is added to the covariances of all segments.
     """
     z, codes = z[:_LINEAR_ROWS], codes[:_LINEAR_ROWS]
     covariances, counts = within_segment_covariances(z, codes, n_segments)
@@ -163,6 +167,8 @@ class IVAEPlan:
         Whether u consists of labels.
     batch_size : int or None
         Rows per step of fine-tuning; None takes all.
+    n_rows : int
+        Fitted rows.
     """
 
     start: Start
@@ -175,6 +181,7 @@ class IVAEPlan:
     restarts: int
     discrete: bool
     batch_size: int | None
+    n_rows: int
 
     def stages(self) -> list[Stage]:
         """The four stages."""
@@ -185,200 +192,167 @@ class IVAEPlan:
         loss = WeightedSum(((1.0, importance_weighted(_TRAINING_SAMPLES)), (1.0, PosteriorCrossEntropy())))
         ranking = HeldOutBound(importance_weighted(_RANKING_SAMPLES))
         adam = Adam(rate=3e-3, clip=10.0, warmup=200)
+        lessons = flow_start(
+            self.start.features,
+            self.n_components,
+            self.family,
+            self.start.n_segments if self.discrete else 0,
+            self.max_iter,
+            self.restarts,
+            self.n_rows,
+            lambda data, key: self._classifier(None, data, key),
+        )
+        own, taught = (continue_with(which, self._autoencoder) for which in ("classifier", "taught"))
         return [
+            *lessons,
             Stage(
                 "contrastive start",
-                self._classifier,
-                SegmentCrossEntropy(),
-                HeldOutCrossEntropy(),
+                enter(self._classifier),
+                OnContender(SegmentCrossEntropy()),
+                HeldOutOnContender(HeldOutCrossEntropy()),
                 adam,
                 contrastive,
                 restarts=self.restarts,
                 keep=carried,
                 batch_size=wide,
             ),
+            # The same compiled code as fine-tuning, in which the encoder's mean is held.
             Stage(
                 "decoder",
-                self._autoencoder,
-                Reconstruction(),
-                HeldOutReconstruction(),
+                (*[own] * carried, taught),
+                loss,
+                ranking,
                 adam,
                 regression,
-                restarts=carried,
-                keep=carried,
-                batch_size=wide,
+                restarts=carried + 1,
+                keep=carried + 1,
+                batch_size=self.batch_size,
+                chunk=250,
             ),
             Stage(
                 "fine-tuning",
-                _unchanged,
+                _released,
                 loss,
                 ranking,
                 adam,
                 max(1, self.max_iter - contrastive - regression),
-                restarts=carried,
+                restarts=carried + 1,
                 batch_size=self.batch_size,
                 chunk=250,
             ),
-            Stage("polish", self._polished, loss, ranking, adam, 0),
+            Stage("polish", (_unchanged, self._polished), loss, ranking, adam, 0, restarts=2),
         ]
 
     @property
     def _classifier(self) -> Callable[[SegmentClassifier | None, Dataset, Key], SegmentClassifier]:
+        """Linear sources turned by a random rotation, plus a small random network; prior to match.
+
+        The angle of the rotation varies: some restarts begin near the linear solution, others anywhere.
+        """
+
         def create(system: SegmentClassifier | None, data: Dataset, key: Key) -> SegmentClassifier:
-            start = self.start
-            codes = start.codes(data.u)
-            classifier = _random_classifier(
-                start.features, start.unmixing, data.x, codes, data.weight, key,
-                self.hidden_sizes, self.family, start.n_segments,
-            )  # fmt: skip
-            return SegmentClassifier(classifier.encoder, classifier.prior, start.quantizer)
+            start, n = self.start, self.n_components
+            rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+            square = rng.standard_normal((n, n))
+            turn = expm(4.0 * rng.random() ** 2 * (square - square.T) / np.sqrt(n))
+            encoder = ProductOfExperts.random(start.features, self.hidden_sizes, n, key=key)
+            encoder = _with_mean_part(encoder, start.unmixing @ turn)
+            prior = self._table(_mean(encoder, data.x), data)
+            return SegmentClassifier(encoder, prior, start.quantizer)
 
         return create
 
     @property
     def _autoencoder(self) -> Callable[[SegmentClassifier | None, Dataset, Key], VariationalModel]:
+        """The classifier's encoder, its features turned to sources; a prior; a nearly linear decoder."""
+
         def create(system: SegmentClassifier | None, data: Dataset, key: Key) -> VariationalModel:
             if system is None:
                 raise ValueError("the contrastive stage comes first")
-            rows = _real_rows(data)
-            x, codes = data.x[:rows], self.start.codes(data.u)
-            h = np.asarray(_mean(system.encoder, x), np.float64)
+            decoder_key, prior_key = jax.random.split(key)
+            rows, dtype, n = _real_rows(data), data.x.dtype, self.n_components
+            all_features = np.asarray(_mean(system.encoder, data.x), np.float64)
+            h, codes = all_features[:rows], np.asarray(self.start.codes(data.u))[:rows]
             # Contrastive features are sources up to a linear map, which the covariances resolve.
-            turn = _unmixing(h, np.asarray(codes[:rows]), self.start.n_segments)
+            turn = _unmixing(h, codes, self.start.n_segments)
             turn = turn / (h @ turn.T).std(axis=0)[:, None]
             shift = -(h @ turn.T).mean(axis=0)
-            z = h @ turn.T + shift
-            dtype = data.x.dtype
-            weight, bias, observation = self.observation.linear_start(z, np.asarray(x, np.float64))
-            examples = None if self.discrete else data.u[:rows][:_EXAMPLES]
-            return _random_autoencoder(
-                system.encoder, jnp.asarray(turn, dtype), jnp.asarray(shift, dtype),
-                jnp.asarray(weight, dtype), jnp.asarray(bias, dtype), observation,
-                data.x, codes, data.weight, examples, key,
-                self.hidden_sizes, self.n_columns, self.family, self.start.n_segments,
-            )  # fmt: skip
+            z = all_features @ turn.T + shift
+            if self.discrete:
+                prior = self._table(z.astype(dtype), data)
+            else:
+                examples = np.asarray(data.u)[:rows][:_EXAMPLES]
+                parameters = NetworkMap.random(examples, n, self.family.number_of_statistics, key=prior_key)
+                prior = ModulatedPrior(self.family, parameters)
+            x = np.asarray(data.x, np.float64)[:rows]
+            weight, bias, observation = self.observation.linear_start(z[:rows], x)
+            decoder = Decoder.random(n, self.hidden_sizes, self.n_columns, observation, key=decoder_key)
+            network = decoder.network.with_linear_part(weight.astype(dtype), bias.astype(dtype))
+            model = LatentVariableModel(prior, Decoder(network, observation))
+            return VariationalModel(model, system.encoder.with_mean_changed(turn, shift).holding(True))
 
         return create
 
     @property
     def _polished(self) -> Callable[[VariationalModel | None, Dataset, Key], VariationalModel]:
+        """Joint diagonalisation of cov_u(E) + mean P⁻¹: the last linear step, if training missed it.
+
+        The prior is re-estimated in the turned latents. A continuous u has no segments to compare, and
+        its model stays as it is.
+        """
+
         def create(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
             if system is None:
                 raise ValueError("there is nothing to polish before the first stage")
             if not self.discrete:
                 return system
-            rows = min(_POLISH_ROWS, _real_rows(data))
-            part = data.head(rows)
-            mean, covariance = _posterior(system, part.x, part.u)
-            codes = np.asarray(part.u)
+            n, dtype = self.n_components, data.x.dtype
+            part = data.head(max(1, min(_LINEAR_ROWS, _LARGEST_COVARIANCES // n**2)))
+            mean, covariance = (np.asarray(a, np.float64) for a in _posterior(system, part.x, part.u))
+            rows = _real_rows(part)
+            codes = np.asarray(part.u)[:rows]
             if np.bincount(codes).max() < 2:
                 return system
-            average = np.asarray(covariance, np.float64).mean(axis=0)
-            z = np.asarray(mean, np.float64)
-            turn = _unmixing(z, codes, self.start.n_segments, np.broadcast_to(average, (1, *average.shape)))
-            turn = turn / (z @ turn.T).std(axis=0)[:, None]
-            turn = jnp.asarray(turn, data.x.dtype)
-            candidate = _turned(system, turn, data.head(_LINEAR_ROWS), self.start.n_segments)
-            return _better(candidate, system, part, key)
+            turn = _unmixing(mean[:rows], codes, self.start.n_segments, covariance[:rows].mean(axis=0))
+            turn = turn / (mean[:rows] @ turn.T).std(axis=0)[:, None]
+            variance = np.einsum("ij,bjk,ik->bi", turn, covariance, turn)
+            prior = self._table((mean @ turn.T).astype(dtype), part, variance.astype(dtype))
+            decoder = system.model.likelihood
+            back = np.linalg.inv(turn).T.astype(dtype)
+            network = jax.tree.map(np.asarray, decoder.network).preceded_by(back, np.zeros(n, dtype))  # type: ignore[attr-defined]
+            model = LatentVariableModel(prior, Decoder(network, decoder.observation))  # type: ignore[attr-defined]
+            return VariationalModel(model, system.encoder.changed_basis(turn))  # type: ignore[attr-defined]
 
         return create
 
+    def _table(self, mean: Array, data: Dataset, variance: Array | None = None) -> ModulatedPrior:
+        """The prior of latents with these moments in every row, each segment's own."""
+        variance = np.zeros_like(mean) if variance is None else variance
+        codes = self.start.codes(data.u)
+        return _segment_table(self.family, mean, variance, codes, data.weight, self.start.n_segments)
+
 
 @eqx.filter_jit
-def _random_classifier(
-    features: Features,
-    unmixing: Array,
-    x: Array,
+def _segment_table(
+    family: ExponentialFamily,
+    mean: Array,
+    variance: Array,
     codes: Array,
     weight: Array | None,
-    key: Key,
-    hidden_sizes: tuple[int, ...],
-    family: ExponentialFamily,
     n_segments: int,
-) -> SegmentClassifier:
-    """Linear sources turned by a random rotation, plus a small random network; prior tables to match.
-
-    The angle of the rotation varies: some restarts begin near the linear solution, others anywhere.
-    """
-    n = unmixing.shape[1]
-    network_key, angle_key, axis_key = jax.random.split(key, 3)
-    square = jax.random.normal(axis_key, (n, n), unmixing.dtype)
-    angle = 4.0 * jax.random.uniform(angle_key, (), unmixing.dtype) ** 2
-    rotation = jax.scipy.linalg.expm(angle * (square - square.T) / jnp.sqrt(n))
-    encoder = ProductOfExperts.random(features, hidden_sizes, n, key=network_key)
-    encoder = eqx.tree_at(lambda e: e.network, encoder, _with_mean_part(encoder, unmixing @ rotation))
-    h = encoder.mean(x)
-    averages, counts = averaged_statistics(family, h, jnp.zeros_like(h), codes, n_segments, weight)
-    prior = ModulatedPrior.table(family, shrink(averages, counts), counts)
-    return SegmentClassifier(encoder, prior)
+) -> ModulatedPrior:
+    averages, counts = averaged_statistics(family, mean, variance, codes, n_segments, weight)
+    return ModulatedPrior.table(family, shrink(averages, counts), counts)
 
 
-def _with_mean_part(encoder: ProductOfExperts, linear: Array):
-    """The encoder's network with the linear part of its mean set to `linear` (r, n)."""
+def _with_mean_part(encoder: ProductOfExperts, linear: FloatArray) -> ProductOfExperts:
+    """The encoder with the linear part of its mean set to `linear` (r, n)."""
     network, n = encoder.network, encoder.n_components
-    if network.shortcut is not None:
-        return network.with_linear_part(network.shortcut.at[:, :n].set(linear), network.biases[-1])
-    weight = jnp.zeros_like(network.weights[0]).at[:, :n].set(linear)
-    return network.with_linear_part(weight, network.biases[0])
-
-
-@eqx.filter_jit
-def _random_autoencoder(
-    encoder: ProductOfExperts,
-    turn: Array,
-    shift: Array,
-    weight: Array,
-    bias: Array,
-    observation: Observation,
-    x: Array,
-    codes: Array,
-    row_weight: Array | None,
-    examples: Array | None,
-    key: Key,
-    hidden_sizes: tuple[int, ...],
-    n_columns: int,
-    family: ExponentialFamily,
-    n_segments: int,
-) -> VariationalModel:
-    """The classifier's encoder in turned latents, a table or network prior, a nearly linear decoder."""
-    decoder_key, prior_key = jax.random.split(key)
-    encoder = encoder.with_mean_changed(turn, shift)
-    z = encoder.mean(x)
-    n = z.shape[1]
-    if examples is None:
-        averages, counts = averaged_statistics(family, z, jnp.zeros_like(z), codes, n_segments, row_weight)
-        prior = ModulatedPrior.table(family, shrink(averages, counts), counts)
-    else:
-        parameters = NetworkMap.random(examples, n, family.number_of_statistics, key=prior_key)
-        prior = ModulatedPrior(family, parameters)
-    decoder = Decoder.random(n, hidden_sizes, n_columns, observation, key=decoder_key)
-    decoder = Decoder(decoder.network.with_linear_part(weight, bias), observation)
-    return VariationalModel(LatentVariableModel(prior, decoder), encoder)
-
-
-@eqx.filter_jit
-def _turned(system: VariationalModel, turn: Array, data: Dataset, n_segments: int) -> VariationalModel:
-    """The same model in latents z' = turn · z, with a prior re-estimated from the posteriors."""
-    encoder, decoder, prior = system.encoder, system.model.likelihood, system.model.prior
-    moments = system.posterior(data.x, data.u)
-    mean = moments.mean @ turn.T
-    variance = jnp.einsum("ij,bjk,ik->bi", turn, moments.covariance_matrix, turn)
-    averages, counts = averaged_statistics(prior.family, mean, variance, data.u, n_segments, data.weight)
-    table = ModulatedPrior.table(prior.family, shrink(averages, counts), counts)
-    zero = jnp.zeros(len(turn), turn.dtype)
-    network = decoder.network.preceded_by(jnp.linalg.inv(turn).T, zero)
-    new = LatentVariableModel(table, Decoder(network, decoder.observation))
-    return VariationalModel(new, encoder.changed_basis(turn))
-
-
-@eqx.filter_jit
-def _better(
-    candidate: VariationalModel, system: VariationalModel, part: Dataset, key: Key
-) -> VariationalModel:
-    """Whichever has the higher bound on the same rows and noise."""
-    bound = importance_weighted(_RANKING_SAMPLES)
-    improved = bound(candidate, part, key=key)[0] < bound(system, part, key=key)[0]
-    return jax.tree.map(lambda new, old: jnp.where(improved, new, old), candidate, system)
+    old = network.weights[-1] if network.shortcut is None else network.shortcut
+    part = np.zeros_like(old)
+    part[:, :n] = linear
+    network = network.with_linear_part(part, network.biases[-1])  # type: ignore[arg-type]
+    return ProductOfExperts(encoder.features, network, encoder.hold, n)
 
 
 @eqx.filter_jit
@@ -396,6 +370,11 @@ def _unchanged(system: VariationalModel | None, data: Dataset, key: Key) -> Vari
     if system is None:
         raise ValueError("the decoder stage comes first")
     return system
+
+
+def _released(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
+    system = _unchanged(system, data, key)
+    return VariationalModel(system.model, system.encoder.holding(False))  # type: ignore[attr-defined]
 
 
 def _real_rows(data: Dataset) -> int:

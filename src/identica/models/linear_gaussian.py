@@ -20,8 +20,8 @@ def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
     network, observation = decoder.network, decoder.observation
     if len(network.weights) > 1 or observation.noise in ("scalar-network", "network"):
         return None
-    weight = np.asarray(network.weights[0], np.float64)
-    bias = np.asarray(network.biases[0], np.float64)
+    weight = np.asarray(network.weights[-1], np.float64)
+    bias = np.asarray(network.biases[-1], np.float64)
     if observation.log_variance is None:
         noise = np.full(weight.shape[1], NOISE_FLOOR + observation.variance)
     else:
@@ -32,9 +32,10 @@ def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
     # A component that the decoder ignores has precision 0; the ridge keeps its m finite.
     precision += 1e-7 * np.trace(precision) / n * np.eye(n)
     to_mean = np.linalg.solve(precision, weight / noise).T
-    dtype = network.weights[0].dtype
+    dtype = network.weights[-1].dtype
     out = np.concatenate([to_mean, np.zeros((d, n * n + n))], axis=1)
     root = np.linalg.cholesky(precision)
     start = np.concatenate([-bias @ to_mean, root.ravel(), np.zeros(n)])
     linear = MultilayerPerceptron((jnp.asarray(out, dtype),), (jnp.asarray(start, dtype),), None)
-    return ProductOfExperts(Features(jnp.zeros(d, dtype), jnp.eye(d, dtype=dtype)), linear, n)
+    features = Features(jnp.zeros(d, dtype), jnp.eye(d, dtype=dtype))
+    return ProductOfExperts(features, linear, jnp.zeros((), dtype), n)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from identica.errors import DataError
 from identica.typing import Array, Key
@@ -53,6 +54,8 @@ class MultilayerPerceptron(eqx.Module):
     ) -> "MultilayerPerceptron":
         """Glorot-uniform weights and zero biases; a shortcut starts at zero.
 
+        Weights are drawn on the host, so that making a network compiles nothing.
+
         Parameters
         ----------
         n_inputs, n_outputs : int
@@ -76,12 +79,16 @@ class MultilayerPerceptron(eqx.Module):
         sizes = (n_inputs, *hidden_sizes, n_outputs)
         if any(size < 1 for size in sizes):
             raise DataError(f"every layer needs at least one unit, got sizes {sizes}")
-        draw = jax.nn.initializers.glorot_uniform()
-        keys = jax.random.split(key, len(sizes) - 1)
-        weights = [draw(k, pair) for k, pair in zip(keys, pairwise(sizes), strict=True)]
-        weights[-1] = last_scale * weights[-1]
-        linear = jnp.zeros((n_inputs, n_outputs)) if shortcut and hidden_sizes else None
-        return cls(tuple(weights), tuple(jnp.zeros(size) for size in sizes[1:]), linear, activation)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        weights = []
+        for rows, columns in pairwise(sizes):
+            limit = np.sqrt(6 / (rows + columns))
+            weights.append(rng.uniform(-limit, limit, (rows, columns)).astype(dtype))
+        weights[-1] = (last_scale * weights[-1]).astype(dtype)
+        linear = np.zeros((n_inputs, n_outputs), dtype) if shortcut and hidden_sizes else None
+        biases = tuple(np.zeros(size, dtype) for size in sizes[1:])
+        return cls(tuple(weights), biases, linear, activation)  # type: ignore[arg-type]
 
     @property
     def n_outputs(self) -> int:
