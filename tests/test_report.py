@@ -356,7 +356,8 @@ def test_bounds_and_collapse_are_named():
     assert "at least -2.125" in statements.held_out(scores, "IVAE")[0].text
     assert "is a lower bound" in report_page(make_contents(scores=scores))
     assert "at least" not in statements.held_out(make_contents().scores, "FlowICA")[0].text
-    finding = statements.collapse(["ivae1"], 3)
+    finding = statements.collapse(["ivae1"], 3, has_u=True)
     assert finding.verdict == "warning"
     assert "say nothing about ivae1" in finding.text
-    assert statements.collapse([], 3) is None
+    assert statements.collapse([], 3, has_u=True) is None
+    assert "repeats u" not in statements.collapse(["vae1"], 3, has_u=False).text

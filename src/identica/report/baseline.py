@@ -57,10 +57,13 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
         "linear": None,
         "difference": None,
     }
-    from identica import LinearICA
+    from identica import VAE, LinearICA
 
     if isinstance(estimator, LinearICA) or getattr(estimator, "likelihood", "gaussian") != "gaussian":
         return scores
+    if isinstance(estimator, VAE):
+        # It models p(x); a baseline that knows u would score p(x|u), which is another quantity.
+        u = u_held = None
     method = linear_method(u)
     fit_rows = np.asarray(estimator.fit_rows_)
     baseline = LinearICA(

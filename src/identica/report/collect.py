@@ -62,7 +62,9 @@ def collect(
             else None,
             statements.modulation(sources[used], used_codes, names) if used_codes is not None else None,
             statements.independence(sources[used], used_codes, names),
-            statements.collapse([names[i] for i in getattr(estimator, "collapsed_components_", ())], n),
+            statements.collapse(
+                [names[i] for i in getattr(estimator, "collapsed_components_", ())], n, has_u=_uses_u(name)
+            ),
             statements.excluded_rows(len(gross), len(x)),
         )
         if finding is not None

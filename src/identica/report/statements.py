@@ -63,12 +63,14 @@ def held_out(scores: dict[str, Any] | None, name: str) -> list[Finding]:
             )
         )
     if linear is not None and difference is not None:
-        findings.append(_gain(linear["name"], difference["mean"], difference["standard_error"]))
+        findings.append(_gain(linear["name"], difference["mean"], difference["standard_error"], bound))
     return findings
 
 
-def _gain(linear: str, gain: float, error: float) -> Finding:
+def _gain(linear: str, gain: float, error: float, bound: bool) -> Finding:
     numbers = f"{gain:+.3f} ± {error:.3f} nats per row against {linear} on the same held-out rows"
+    if bound and gain < 2 * error:
+        numbers += " (the score of the nonlinear model is a lower bound)"
     if gain > 2 * error:
         verdict, text = "good", f"The nonlinear model describes unseen rows better: {numbers}."
     elif gain < -2 * error:
@@ -204,7 +206,8 @@ def independence(sources: FloatArray, codes: IntArray | None, names: list[str]) 
     text = f"The strongest dependence left{where} is between {pair} (r = {value:+.2f}). "
     violated = abs(value) > limit
     text += (
-        "Sources that are independent given u would show less: a common cause, noise or a poor fit is likely."
+        f"Sources that are independent{'' if codes is None else ' given u'} would show less: "
+        "a common cause, noise or a poor fit is likely."
         if violated
         else "No violation of independence found; that does not prove it."
     )
@@ -225,7 +228,7 @@ def _within(values: FloatArray, codes: IntArray) -> FloatArray:
     return values - mean[codes]
 
 
-def collapse(collapsed: list[str], n_components: int) -> Finding | None:
+def collapse(collapsed: list[str], n_components: int, *, has_u: bool) -> Finding | None:
     """Components of which the posterior ignores the observations."""
     if not collapsed:
         return None
@@ -234,9 +237,9 @@ def collapse(collapsed: list[str], n_components: int) -> Finding | None:
         len(collapsed),
         "sources",
         verdict="warning",
-        text=f"Within segments the columns say nothing about {', '.join(collapsed)}: what is shown for "
-        f"{'it' if len(collapsed) == 1 else 'them'} only repeats u. Try fewer than {n_components} sources.",
-        reference="share of the variance within segments that the columns explain, below 0.01",
+        text=f"{'Once u is known, the' if has_u else 'The'} columns say nothing about {', '.join(collapsed)}"
+        f"{': what is shown only repeats u' if has_u else ''}. Try fewer than {n_components} sources.",
+        reference="the columns explain less than 0.01 of the variance",
     )
 
 
