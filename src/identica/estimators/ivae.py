@@ -4,7 +4,8 @@ from typing import Any
 
 from identica.errors import DataError
 from identica.estimators.base import Problem
-from identica.estimators.ivae_stages import IVAEPlan, linear_start
+from identica.estimators.ivae_stages import IVAEPlan
+from identica.estimators.ivae_start import linear_start
 from identica.estimators.validation import check_count
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
@@ -27,8 +28,9 @@ class IVAE(VariationalEstimator):
     The model is x = f(z) + noise with sources z_i that are independent given u, each from an exponential
     family whose parameters depend on u. The posterior is a learned Gaussian likelihood factor times
     the prior, with full covariance. Training starts from features that tell segments apart, whose
-    last linear ambiguity joint diagonalisation resolves, then maximises an importance-weighted bound of
-    the likelihood. Held-out rows choose among the starts; no true sources are used at any point.
+    last linear ambiguity joint diagonalisation resolves (with few segments also from a flow), then
+    maximises an importance-weighted bound of the likelihood. Held-out rows choose among the starts; no
+    true sources are used at any point.
 
     Parameters
     ----------
@@ -149,6 +151,8 @@ class IVAE(VariationalEstimator):
             discrete=problem.discrete,
             batch_size=_batch_size(problem),
             n_rows=problem.n_rows,
+            n_labels=problem.encoder.n_segments if problem.encoder is not None else 0,
+            held_out=problem.held_out,
         )
         return plan.stages()
 

@@ -1,18 +1,15 @@
 """Recipe of `IVAE`: contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import expm
-from sklearn.cluster import KMeans
 
 from identica.conditionals import (
     Decoder,
-    Features,
     ModulatedPrior,
     NetworkMap,
     Observation,
@@ -20,12 +17,11 @@ from identica.conditionals import (
     averaged_statistics,
 )
 from identica.data import Dataset
-from identica.estimators.base import Problem
 from identica.estimators.ivae_flow_start import continue_with, enter, flow_start
+from identica.estimators.ivae_start import LINEAR_ROWS, Start, unmixing_of
 from identica.families import ExponentialFamily
-from identica.linear.joint_diagonalization import joint_diagonalize, within_segment_covariances
 from identica.models import LatentVariableModel, VariationalModel
-from identica.models.contrastive import Quantizer, SegmentClassifier
+from identica.models.contrastive import SegmentClassifier
 from identica.objectives.bound import HeldOutBound, WeightedSum, importance_weighted
 from identica.objectives.contrastive import (
     HeldOutCrossEntropy,
@@ -35,112 +31,27 @@ from identica.objectives.contrastive import (
 from identica.objectives.exact_likelihood import shrink
 from identica.objectives.teaching import HeldOutOnContender, OnContender
 from identica.training import Adam, Stage
-from identica.typing import Array, FloatArray, IntArray, Key
+from identica.training.compiled import evaluate_population
+from identica.training.loop import MONITOR_ROWS
+from identica.training.population import stack
+from identica.training.stage import Prepare
+from identica.typing import Array, FloatArray, Key
 
-_CONTRASTIVE, _REGRESSION = 0.25, 0.1
+_CONTRASTIVE, _DECODER = 0.25, 0.1
 """Shares of max_iter; the rest is fine-tuning."""
 
 _CARRIED = 2
 """Contrastive starts that are fine-tuned: ties in cross-entropy can differ in their latents."""
 
-_TRAINING_SAMPLES, _RANKING_SAMPLES = 5, 16
-_LINEAR_ROWS = 2**15
-"""Most rows from which joint diagonalisation takes its covariances."""
+_TRAINING_SAMPLES = 5
+RANKING = HeldOutBound(importance_weighted(16))
+"""What chooses among starts and weights."""
 
 _LARGEST_COVARIANCES = 2**23
 """Most numbers in the posterior covariances from which the polish is found."""
 
-_BINS = 40
-"""Most segments into which a continuous u is cut for the contrastive start."""
-
 _EXAMPLES = 128
 """Values of a continuous u over which rows without u are averaged."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the contrastive stage starts from, found by linear methods.
-
-    Attributes
-    ----------
-    features : Features
-        From x to scores.
-    unmixing : (r, n)
-        From scores to the linear sources of joint diagonalisation.
-    quantizer : Quantizer or None
-        Segments of a continuous u.
-    n_segments : int
-        Number M of segments, or of bins of a continuous u.
-    """
-
-    features: Features
-    unmixing: FloatArray
-    quantizer: Quantizer | None
-    n_segments: int
-
-    def codes(self, u: Array) -> Array:
-        """Segment of each row."""
-        return u if self.quantizer is None else self.quantizer(u)
-
-
-def linear_start(problem: Problem, *, root: bool) -> Start:
-    """Scores, segments and linear sources of the fitted rows.
-
-    Scores are the principal components of the standardised columns, the leading n with unit variance
-    and the later ones on the scale of the n-th: whitening those too would inflate noise.
-    """
-    x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
-    dtype = problem.data.x.dtype
-    n = problem.n_components
-    features = encoder_features(x, n, root=root, dtype=dtype)
-    quantizer, n_segments = None, problem.n_segments
-    u = problem.data.u[: problem.n_rows]
-    if not problem.discrete:
-        quantizer = _quantizer(np.asarray(u), problem)
-        n_segments = len(quantizer.centroids)
-    codes = np.asarray(u if quantizer is None else quantizer(u))
-    scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)[:, :n]
-    unmixing = np.zeros((features.matrix.shape[1], n))
-    turned = _unmixing(scores, codes, n_segments)
-    unmixing[:n] = turned.T / (scores @ turned.T).std(axis=0)
-    return Start(features, unmixing, quantizer, n_segments)
-
-
-def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most: int = 256) -> Features:
-    """Principal components of the standardised columns of x (N, d), scaled as `linear_start` says."""
-    x = np.sqrt(x + 0.375) if root else x
-    center, scale = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    standard = (x - center) / scale
-    eigenvalues, rotation = np.linalg.eigh(standard.T @ standard / len(x))
-    order = np.argsort(-eigenvalues)[:most]
-    eigenvalues, rotation = eigenvalues[order], rotation[:, order]
-    level = np.maximum(eigenvalues, max(eigenvalues[min(n, len(order)) - 1], 1e-9 * eigenvalues[0]))
-    matrix = rotation / np.sqrt(level) / scale[:, None]
-    return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), root)
-
-
-def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:
-    distinct = len(np.unique(u, axis=0))
-    bins = int(np.clip(problem.n_rows // (10 * problem.n_components), 2, min(_BINS, distinct)))
-    fitted = KMeans(bins, n_init=1, random_state=problem.seed).fit(u)
-    return Quantizer(jnp.asarray(fitted.cluster_centers_, u.dtype))
-
-
-def _unmixing(z: FloatArray, codes: IntArray, n_segments: int, extra: FloatArray | None = None) -> FloatArray:
-    """B (n, n) that makes the within-segment covariances of z (N, n) jointly diagonal.
-
-    `extra` (n, n) is added to the covariances of all segments.
-    """
-    z, codes = z[:_LINEAR_ROWS], codes[:_LINEAR_ROWS]
-    covariances, counts = within_segment_covariances(z, codes, n_segments)
-    if extra is not None:
-        covariances = covariances + extra
-    # Features can be collinear; the ridge is far below any that carry information.
-    level = np.trace(np.average(covariances, axis=0, weights=counts)) / z.shape[1]
-    used = counts >= 2
-    ridge = 1e-7 * level * np.eye(z.shape[1])
-    return joint_diagonalize(covariances[used] + ridge, counts[used].astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -169,6 +80,10 @@ class IVAEPlan:
         Rows per step of fine-tuning; None takes all.
     n_rows : int
         Fitted rows.
+    n_labels : int
+        Distinct values of a discrete u.
+    held_out : Dataset or None
+        Rows that decide whether the polish is kept.
     """
 
     start: Start
@@ -182,66 +97,75 @@ class IVAEPlan:
     discrete: bool
     batch_size: int | None
     n_rows: int
+    n_labels: int
+    held_out: Dataset | None
 
     def stages(self) -> list[Stage]:
-        """The four stages."""
+        """Starts, decoder, fine-tuning and polish."""
         contrastive = max(1, round(_CONTRASTIVE * self.max_iter))
-        regression = max(1, round(_REGRESSION * self.max_iter))
-        carried = min(_CARRIED, self.restarts)
-        wide = None if self.batch_size is None else 2 * self.batch_size
+        decoder = max(1, round(_DECODER * self.max_iter))
         loss = WeightedSum(((1.0, importance_weighted(_TRAINING_SAMPLES)), (1.0, PosteriorCrossEntropy())))
-        ranking = HeldOutBound(importance_weighted(_RANKING_SAMPLES))
         adam = Adam(rate=3e-3, clip=10.0, warmup=200)
+        starts, continued = self._starts(adam, contrastive)
+        # The mean of the encoder is held while its precision, the decoder and the prior catch up. The
+        # objective is that of fine-tuning, so that both stages share compiled code.
+        bound = Stage(
+            "decoder",
+            continued,
+            loss,
+            RANKING,
+            adam,
+            decoder,
+            restarts=len(continued),
+            keep=len(continued),
+            batch_size=self.batch_size,
+            chunk=250,
+        )
+        steps = max(1, self.max_iter - contrastive - decoder)
+        tuning = replace(bound, name="fine-tuning", prepare=_released, steps=steps, keep=1)
+        return [*starts, bound, tuning, Stage("polish", self._polished, loss, RANKING, adam, 0)]
+
+    def _starts(self, adam: Adam, steps: int) -> tuple[list[Stage], tuple[Prepare, ...]]:
+        """Stages that find starts, and how each start goes on.
+
+        Telling segments apart needs many of them. Below four times as many as Theorem 1 asks for, one
+        start comes from a flow instead, whose likelihood needs fewer.
+        """
+        wide = None if self.batch_size is None else 2 * self.batch_size
+        carried = min(_CARRIED, self.restarts)
+        classify = Stage(
+            "contrastive start",
+            self._classifier,
+            SegmentCrossEntropy(),
+            HeldOutCrossEntropy(),
+            adam,
+            steps,
+            restarts=self.restarts,
+            keep=carried,
+            batch_size=wide,
+        )
+        unknowns = self.n_components * self.family.number_of_statistics
+        if not self.discrete or self.n_labels >= 4 * unknowns:
+            return [classify], (self._autoencoder,) * carried
         lessons = flow_start(
             self.start.features,
             self.n_components,
             self.family,
-            self.start.n_segments if self.discrete else 0,
+            self.start.n_segments,
             self.max_iter,
             self.restarts,
             self.n_rows,
             lambda data, key: self._classifier(None, data, key),
         )
+        contest = replace(
+            classify,
+            prepare=enter(self._classifier),
+            objective=OnContender(classify.objective),
+            evaluate=HeldOutOnContender(classify.evaluate),
+            keep=1,
+        )
         own, taught = (continue_with(which, self._autoencoder) for which in ("classifier", "taught"))
-        return [
-            *lessons,
-            Stage(
-                "contrastive start",
-                enter(self._classifier),
-                OnContender(SegmentCrossEntropy()),
-                HeldOutOnContender(HeldOutCrossEntropy()),
-                adam,
-                contrastive,
-                restarts=self.restarts,
-                keep=carried,
-                batch_size=wide,
-            ),
-            # The same compiled code as fine-tuning, in which the encoder's mean is held.
-            Stage(
-                "decoder",
-                (*[own] * carried, taught),
-                loss,
-                ranking,
-                adam,
-                regression,
-                restarts=carried + 1,
-                keep=carried + 1,
-                batch_size=self.batch_size,
-                chunk=250,
-            ),
-            Stage(
-                "fine-tuning",
-                _released,
-                loss,
-                ranking,
-                adam,
-                max(1, self.max_iter - contrastive - regression),
-                restarts=carried + 1,
-                batch_size=self.batch_size,
-                chunk=250,
-            ),
-            Stage("polish", (_unchanged, self._polished), loss, ranking, adam, 0, restarts=2),
-        ]
+        return [*lessons, contest], (own, taught)
 
     @property
     def _classifier(self) -> Callable[[SegmentClassifier | None, Dataset, Key], SegmentClassifier]:
@@ -274,7 +198,7 @@ class IVAEPlan:
             all_features = np.asarray(_mean(system.encoder, data.x), np.float64)
             h, codes = all_features[:rows], np.asarray(self.start.codes(data.u))[:rows]
             # Contrastive features are sources up to a linear map, which the covariances resolve.
-            turn = _unmixing(h, codes, self.start.n_segments)
+            turn = unmixing_of(h, codes, self.start.n_segments)
             turn = turn / (h @ turn.T).std(axis=0)[:, None]
             shift = -(h @ turn.T).mean(axis=0)
             z = all_features @ turn.T + shift
@@ -297,8 +221,8 @@ class IVAEPlan:
     def _polished(self) -> Callable[[VariationalModel | None, Dataset, Key], VariationalModel]:
         """Joint diagonalisation of cov_u(E) + mean P⁻¹: the last linear step, if training missed it.
 
-        The prior is re-estimated in the turned latents. A continuous u has no segments to compare, and
-        its model stays as it is.
+        The prior is re-estimated in the turned latents. The result is kept if the held-out bound does not
+        drop. A continuous u has no segments to compare, and its model stays as it is.
         """
 
         def create(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
@@ -307,13 +231,13 @@ class IVAEPlan:
             if not self.discrete:
                 return system
             n, dtype = self.n_components, data.x.dtype
-            part = data.head(max(1, min(_LINEAR_ROWS, _LARGEST_COVARIANCES // n**2)))
+            part = data.head(max(1, min(LINEAR_ROWS, _LARGEST_COVARIANCES // n**2)))
             mean, covariance = (np.asarray(a, np.float64) for a in _posterior(system, part.x, part.u))
             rows = _real_rows(part)
             codes = np.asarray(part.u)[:rows]
             if np.bincount(codes).max() < 2:
                 return system
-            turn = _unmixing(mean[:rows], codes, self.start.n_segments, covariance[:rows].mean(axis=0))
+            turn = unmixing_of(mean[:rows], codes, self.start.n_segments, covariance[:rows].mean(axis=0))
             turn = turn / (mean[:rows] @ turn.T).std(axis=0)[:, None]
             variance = np.einsum("ij,bjk,ik->bi", turn, covariance, turn)
             prior = self._table((mean @ turn.T).astype(dtype), part, variance.astype(dtype))
@@ -321,7 +245,12 @@ class IVAEPlan:
             back = np.linalg.inv(turn).T.astype(dtype)
             network = jax.tree.map(np.asarray, decoder.network).preceded_by(back, np.zeros(n, dtype))  # type: ignore[attr-defined]
             model = LatentVariableModel(prior, Decoder(network, decoder.observation))  # type: ignore[attr-defined]
-            return VariationalModel(model, system.encoder.changed_basis(turn))  # type: ignore[attr-defined]
+            turned = VariationalModel(model, system.encoder.changed_basis(turn))  # type: ignore[attr-defined]
+            arrays, static = stack([turned, system])
+            rows = data.head(MONITOR_ROWS)
+            held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)
+            losses = evaluate_population(arrays, rows, held_out, key, static, RANKING)
+            return turned if losses[0] < losses[1] else system
 
         return create
 

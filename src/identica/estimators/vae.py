@@ -11,7 +11,7 @@ from identica.conditionals import ConstantPrior, Decoder, DiagonalEncoder, Featu
 from identica.data import Dataset
 from identica.errors import DataError
 from identica.estimators.base import Problem
-from identica.estimators.ivae_stages import encoder_features
+from identica.estimators.ivae_start import encoder_features
 from identica.estimators.validation import check_count
 from identica.estimators.variational import VariationalEstimator
 from identica.expectations import Pathwise

@@ -1,0 +1,107 @@
+"""What `IVAE` and `VAE` find by linear methods before training: scores, segments, linear sources."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn.cluster import KMeans
+
+from identica.conditionals import Features
+from identica.estimators.base import Problem
+from identica.linear.joint_diagonalization import joint_diagonalize, within_segment_covariances
+from identica.models.contrastive import Quantizer
+from identica.typing import Array, FloatArray, IntArray
+
+LINEAR_ROWS = 2**15
+"""Most rows from which joint diagonalisation takes its covariances."""
+
+_BINS = 40
+"""Most segments into which a continuous u is cut for the contrastive start."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the contrastive stage starts from, found by linear methods.
+
+    Attributes
+    ----------
+    features : Features
+        From x to scores.
+    unmixing : (r, n)
+        From scores to the linear sources of joint diagonalisation.
+    quantizer : Quantizer or None
+        Segments of a continuous u.
+    n_segments : int
+        Number M of segments, or of bins of a continuous u.
+    """
+
+    features: Features
+    unmixing: FloatArray
+    quantizer: Quantizer | None
+    n_segments: int
+
+    def codes(self, u: Array) -> Array:
+        """Segment of each row."""
+        return u if self.quantizer is None else self.quantizer(u)
+
+
+def linear_start(problem: Problem, *, root: bool) -> Start:
+    """Scores, segments and linear sources of the fitted rows.
+
+    Scores are the principal components of the standardised columns, the leading n with unit variance
+    and the later ones on the scale of the n-th: whitening those too would inflate noise.
+    """
+    x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
+    dtype = problem.data.x.dtype
+    n = problem.n_components
+    features = encoder_features(x, n, root=root, dtype=dtype)
+    quantizer, n_segments = None, problem.n_segments
+    u = problem.data.u[: problem.n_rows]
+    if not problem.discrete:
+        quantizer = _quantizer(np.asarray(u), problem)
+        n_segments = len(quantizer.centroids)
+    codes = np.asarray(u if quantizer is None else quantizer(u))
+    scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)[:, :n]
+    unmixing = np.zeros((features.matrix.shape[1], n))
+    turned = unmixing_of(scores, codes, n_segments)
+    unmixing[:n] = turned.T / (scores @ turned.T).std(axis=0)
+    return Start(features, unmixing, quantizer, n_segments)
+
+
+def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most: int = 256) -> Features:
+    """Principal components of the standardised columns of x (N, d), scaled as `linear_start` says."""
+    x = np.sqrt(x + 0.375) if root else x
+    center, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    standard = (x - center) / scale
+    eigenvalues, rotation = np.linalg.eigh(standard.T @ standard / len(x))
+    order = np.argsort(-eigenvalues)[:most]
+    eigenvalues, rotation = eigenvalues[order], rotation[:, order]
+    level = np.maximum(eigenvalues, max(eigenvalues[min(n, len(order)) - 1], 1e-9 * eigenvalues[0]))
+    matrix = rotation / np.sqrt(level) / scale[:, None]
+    return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), root)
+
+
+def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:
+    distinct = len(np.unique(u, axis=0))
+    bins = int(np.clip(problem.n_rows // (10 * problem.n_components), 2, min(_BINS, distinct)))
+    fitted = KMeans(bins, n_init=1, random_state=problem.seed).fit(u)
+    return Quantizer(jnp.asarray(fitted.cluster_centers_, u.dtype))
+
+
+def unmixing_of(
+    z: FloatArray, codes: IntArray, n_segments: int, extra: FloatArray | None = None
+) -> FloatArray:
+    """B (n, n) that makes the within-segment covariances of z (N, n) jointly diagonal.
+
+    `extra` (n, n) is added to the covariances of all segments.
+    """
+    z, codes = z[:LINEAR_ROWS], codes[:LINEAR_ROWS]
+    covariances, counts = within_segment_covariances(z, codes, n_segments)
+    if extra is not None:
+        covariances = covariances + extra
+    # Features can be collinear; the ridge is far below any that carry information.
+    level = np.trace(np.average(covariances, axis=0, weights=counts)) / z.shape[1]
+    used = counts >= 2
+    ridge = 1e-7 * level * np.eye(z.shape[1])
+    return joint_diagonalize(covariances[used] + ridge, counts[used].astype(np.float64))
