@@ -32,7 +32,7 @@ _PUBLIC = {
     "IdenticaError": "identica.errors",
 }
 
-__all__ = [*sorted(_PUBLIC), "metrics"]
+__all__ = [*sorted(_PUBLIC), "metrics"]  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = version("identica")
 
 

@@ -190,7 +190,7 @@ class ProductOfExperts(Conditional):
     def _turned(self, weight: FloatArray, bias: FloatArray, root: FloatArray) -> "ProductOfExperts":
         n = self.n_components
         dtype = np.asarray(self.network.biases[-1]).dtype
-        change = block_diag(weight.T, root, np.eye(n)).astype(dtype)
+        change = np.asarray(block_diag(weight.T, root, np.eye(n)), dtype)
         shift = np.concatenate([bias, np.zeros(n * n + n)]).astype(dtype)
         host = jax.tree.map(np.asarray, self.network)
         return ProductOfExperts(self.features, host.followed_by(change, shift), self.hold, n)
@@ -198,12 +198,7 @@ class ProductOfExperts(Conditional):
     def holding(self, hold: bool) -> "ProductOfExperts":
         """The encoder with its mean held fixed in training, or let go."""
         dtype = np.asarray(self.hold).dtype
-        return ProductOfExperts(
-            self.features,
-            self.network,
-            np.asarray(hold, dtype),
-            self.n_components,  # type: ignore[arg-type]
-        )
+        return ProductOfExperts(self.features, self.network, jnp.asarray(hold, dtype), self.n_components)
 
 
 def posterior_of(factor: Factor, prior: dist.Distribution) -> PrecisionGaussian:

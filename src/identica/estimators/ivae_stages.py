@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import expm
 
@@ -205,13 +206,13 @@ class IVAEPlan:
             if self.discrete:
                 prior = self._table(z.astype(dtype), data)
             else:
-                examples = np.asarray(data.u)[:rows][:_EXAMPLES]
+                examples = jnp.asarray(np.asarray(data.u)[:rows][:_EXAMPLES])
                 parameters = NetworkMap.random(examples, n, self.family.number_of_statistics, key=prior_key)
                 prior = ModulatedPrior(self.family, parameters)
             x = np.asarray(data.x, np.float64)[:rows]
             weight, bias, observation = self.observation.linear_start(z[:rows], x)
             decoder = Decoder.random(n, self.hidden_sizes, self.n_columns, observation, key=decoder_key)
-            network = decoder.network.with_linear_part(weight.astype(dtype), bias.astype(dtype))
+            network = decoder.network.with_linear_part(jnp.asarray(weight, dtype), jnp.asarray(bias, dtype))
             model = LatentVariableModel(prior, Decoder(network, observation))
             return VariationalModel(model, system.encoder.with_mean_changed(turn, shift).holding(True))
 
@@ -256,7 +257,7 @@ class IVAEPlan:
 
     def _table(self, mean: Array, data: Dataset, variance: Array | None = None) -> ModulatedPrior:
         """The prior of latents with these moments in every row, each segment's own."""
-        variance = np.zeros_like(mean) if variance is None else variance
+        variance = jnp.zeros_like(mean) if variance is None else variance
         codes = self.start.codes(data.u)
         return _segment_table(self.family, mean, variance, codes, data.weight, self.start.n_segments)
 

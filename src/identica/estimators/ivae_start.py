@@ -85,7 +85,7 @@ def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most
 def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:
     distinct = len(np.unique(u, axis=0))
     bins = int(np.clip(problem.n_rows // (10 * problem.n_components), 2, min(_BINS, distinct)))
-    fitted = KMeans(bins, n_init=1, random_state=problem.seed).fit(u)
+    fitted = KMeans(bins, random_state=problem.seed).fit(u)
     return Quantizer(jnp.asarray(fitted.cluster_centers_, u.dtype))
 
 

@@ -73,7 +73,7 @@ def check_segments(encoder: AuxiliaryEncoder, codes: IntArray) -> None:
     if len(names) == 1:
         raise DataError(
             f"u has one value only ({names[0]!r}); nonlinear ICA needs an auxiliary variable that takes several "
-            "values, each with its own distribution of sources. Try windows of time as u, or LinearICA or VAE, "
+            "values, each with its own distribution of sources. Try windows of time as u, or VAE or LinearICA without u, "
             "which need no u"
         )
     counts = np.bincount(codes, minlength=len(names))
@@ -81,7 +81,7 @@ def check_segments(encoder: AuxiliaryEncoder, codes: IntArray) -> None:
     if len(short):
         shown = ", ".join(repr(names[i]) for i in short[:5])
         hint = (
-            "u seems to be an index: cut it into windows, or pass it as float numbers for a continuous u"
+            "u seems to be an index: cut it into windows, or scale it to fractions, which are a continuous u"
             if len(short) > len(names) / 2
             else "merge short segments or drop their rows"
         )

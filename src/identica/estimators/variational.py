@@ -160,7 +160,8 @@ class VariationalEstimator(SourceEstimator):
         encoded = self._encode_u(u, len(u)) if u is not None else self._draw_u(n_samples, seed)
         n_rows = n_samples if encoded is None else len(encoded)
         with precision_of(self.precision):
-            z, x = _drawn(self.model_, encoded, jax.random.key(seed), n_rows)
+            given = None if encoded is None else jnp.asarray(encoded)
+            z, x = _drawn(self.model_, given, jax.random.key(seed), n_rows)
         return self._to_units(np.asarray(x, np.float64)), self._to_sources(np.asarray(z, np.float64))
 
     # What the base class asks for -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 from identica.conditionals import Conditional, Decoder, Features, GaussianObservation, ProductOfExperts
 from identica.conditionals.observations import NOISE_FLOOR
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
+from identica.typing import Array
 
 
 def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
@@ -20,8 +21,9 @@ def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
     network, observation = decoder.network, decoder.observation
     if len(network.weights) > 1 or observation.noise in ("scalar-network", "network"):
         return None
-    weight = np.asarray(network.weights[-1], np.float64)
-    bias = np.asarray(network.biases[-1], np.float64)
+    only_weight: Array = list(network.weights)[0]
+    only_bias: Array = list(network.biases)[0]
+    weight, bias = np.asarray(only_weight, np.float64), np.asarray(only_bias, np.float64)
     if observation.log_variance is None:
         noise = np.full(weight.shape[1], NOISE_FLOOR + observation.variance)
     else:
@@ -32,7 +34,7 @@ def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
     # A component that the decoder ignores has precision 0; the ridge keeps its m finite.
     precision += 1e-7 * np.trace(precision) / n * np.eye(n)
     to_mean = np.linalg.solve(precision, weight / noise).T
-    dtype = network.weights[-1].dtype
+    dtype = only_weight.dtype
     out = np.concatenate([to_mean, np.zeros((d, n * n + n))], axis=1)
     root = np.linalg.cholesky(precision)
     start = np.concatenate([-bias @ to_mean, root.ravel(), np.zeros(n)])
