@@ -27,7 +27,7 @@ def demo(
     out
         Folder to write.
     quick
-        Less data and less training: half a minute, worse pictures.
+        Less data and less training: about a minute, worse pictures.
     seed
         All randomness derives from it.
     """

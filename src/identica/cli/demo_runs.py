@@ -14,10 +14,10 @@ def run_figure1(*, quick: bool, seed: int) -> Figure1Demo:
     import identica
 
     say("Figure 1: two sources, five segments, a nonlinear mixture; with u (iVAE) and without (VAE)")
-    sizes = {"n_per_segment": 300} if quick else {}
+    sizes = {"n_per_segment": 500} if quick else {}
     simulation = identica.simulate("figure1", seed=seed, **sizes)
     segments = np.asarray(simulation.u)
-    budget: dict[str, Any] = {"max_iter": 300, "n_restarts": 2} if quick else {}
+    budget: dict[str, Any] = {"max_iter": 1500, "n_restarts": 4} if quick else {}
     attempts = []
     for name, estimator_class in (("iVAE", identica.IVAE), ("VAE", identica.VAE)):
         with ProgressDisplay(f"  {name}", every=0.25) as display:

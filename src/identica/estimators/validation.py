@@ -73,8 +73,7 @@ def check_segments(encoder: AuxiliaryEncoder, codes: IntArray) -> None:
     if len(names) == 1:
         raise DataError(
             f"u has one value only ({names[0]!r}); nonlinear ICA needs an auxiliary variable that takes several "
-            "values, each with its own distribution of sources. Try windows of time as u, or VAE or LinearICA without u, "
-            "which need no u"
+            "values, each with its own distribution of sources. Try windows of time as u, or VAE or LinearICA without u"
         )
     counts = np.bincount(codes, minlength=len(names))
     short = np.flatnonzero(counts < 2)

@@ -21,8 +21,8 @@ def exact_encoder(decoder: Conditional) -> ProductOfExperts | None:
     network, observation = decoder.network, decoder.observation
     if len(network.weights) > 1 or observation.noise in ("scalar-network", "network"):
         return None
-    only_weight: Array = list(network.weights)[0]
-    only_bias: Array = list(network.biases)[0]
+    only_weight: Array = next(iter(network.weights))
+    only_bias: Array = next(iter(network.biases))
     weight, bias = np.asarray(only_weight, np.float64), np.asarray(only_bias, np.float64)
     if observation.log_variance is None:
         noise = np.full(weight.shape[1], NOISE_FLOOR + observation.variance)
