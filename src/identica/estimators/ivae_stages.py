@@ -146,7 +146,7 @@ class IVAEPlan:
             batch_size=wide,
         )
         unknowns = self.n_components * self.family.number_of_statistics
-        if not self.discrete or self.n_labels >= 4 * unknowns:
+        if not (self.discrete and self.hidden_sizes) or self.n_labels >= 4 * unknowns:
             return [classify], (self._autoencoder,) * carried
         lessons = flow_start(
             self.start.features,
