@@ -18,7 +18,7 @@ from identica.expectations import Pathwise
 from identica.models import LatentVariableModel, VariationalModel
 from identica.objectives.bound import Bound, HeldOutBound, importance_weighted
 from identica.training import Adam, Stage
-from identica.typing import Key
+from identica.typing import FloatArray, Key
 
 _OBJECTIVES = ("elbo", "iwae")
 _BATCH = 256
@@ -28,9 +28,10 @@ _RANKING_SAMPLES = 16
 class VAE(VariationalEstimator):
     """Variational autoencoder: x = f(z) plus noise with z ~ N(0, I), fitted by a bound of the likelihood.
 
-    Without an auxiliary variable its latents are unidentified: any rotation of z explains the data as
-    well, so judge it by its likelihood, never by its latents. It is here as the control that `IVAE` must
-    beat, and as a density model. u is accepted and ignored.
+    Training starts from principal components. Without an auxiliary variable the latents are
+    unidentified: any rotation of z explains the data as well, so judge the model by its likelihood,
+    never by its latents. It is here as the control that `IVAE` must beat, and as a density model. u is
+    accepted and ignored.
 
     Parameters
     ----------
@@ -123,19 +124,29 @@ class VAE(VariationalEstimator):
             raise ValueError(f"prior must be 'normal', got {self.prior!r}")
         x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
         n, dtype = problem.n_components, problem.data.x.dtype
+        features = encoder_features(x, n, root=self.likelihood == "poisson", dtype=dtype)
+        scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)[:, :n]
+        weight, bias, observation = self._observation(x.shape[1]).linear_start(scores, x)
         start = _Start(
-            encoder_features(x, n, root=self.likelihood == "poisson", dtype=dtype),
-            self._observation(x.shape[1]),
+            features,
+            observation,
             tuple(int(size) for size in self.hidden_sizes),
             n,
             x.shape[1],
+            weight.astype(dtype),
+            bias.astype(dtype),
+        )
+        bound = self._bound_to_maximise()
+        # The importance-weighted bound would undo what another beta is chosen for.
+        ranking = (
+            importance_weighted(_RANKING_SAMPLES) if self.beta == 1 else bound.with_samples(_RANKING_SAMPLES)
         )
         return [
             Stage(
                 "bound",
                 start.prepare,
-                self._bound_to_maximise(),
-                HeldOutBound(importance_weighted(_RANKING_SAMPLES)),
+                bound,
+                HeldOutBound(ranking),
                 Adam(rate=3e-3, clip=10.0, warmup=200),
                 self.max_iter,
                 restarts=check_count("n_restarts", self.n_restarts),
@@ -158,23 +169,43 @@ class VAE(VariationalEstimator):
 
 @dataclass(frozen=True)
 class _Start:
-    """Sizes and fixed parts of a new autoencoder."""
+    """Principal components as a first autoencoder: what a network has to improve on.
+
+    Attributes
+    ----------
+    features : Features
+        Their first n columns are the white scores.
+    observation : Observation
+        With the residual variance of principal components.
+    hidden_sizes : tuple of int
+    n_components, n_columns : int
+    weight, bias : arrays (n, outputs) and (outputs,)
+        Least-squares decoder of the scores.
+    """
 
     features: Features
     observation: Observation
     hidden_sizes: tuple[int, ...]
     n_components: int
     n_columns: int
+    weight: FloatArray
+    bias: FloatArray
 
     @property
     def prepare(self) -> Callable[[VariationalModel | None, Dataset, Key], VariationalModel]:
-        """A random system for each restart."""
+        """The linear autoencoder plus small random networks, for each restart."""
 
         def create(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
             encoder_key, decoder_key = jax.random.split(key)
             n, hidden = self.n_components, self.hidden_sizes
             decoder = Decoder.random(n, hidden, self.n_columns, self.observation, key=decoder_key)
+            network = decoder.network.with_linear_part(self.weight, self.bias)  # type: ignore[arg-type]
             encoder = DiagonalEncoder.random(self.features, hidden, n, key=encoder_key)
-            return VariationalModel(LatentVariableModel(ConstantPrior(n), decoder), encoder)
+            linear = np.zeros((self.features.matrix.shape[1], 2 * n), self.weight.dtype)
+            linear[:n, :n] = np.eye(n)
+            old = encoder.network
+            turned = old.with_linear_part(linear, old.biases[-1])  # type: ignore[arg-type]
+            model = LatentVariableModel(ConstantPrior(n), Decoder(network, self.observation))
+            return VariationalModel(model, DiagonalEncoder(self.features, turned))
 
         return create
