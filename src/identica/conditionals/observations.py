@@ -34,12 +34,18 @@ class Observation(eqx.Module):
         """E x (…, d)."""
 
     @abc.abstractmethod
-    def linear_start(self, z: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray, "Observation"]:
+    def linear_start(
+        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
+    ) -> tuple[FloatArray, FloatArray, "Observation"]:
         """A linear decoder by least squares on rows z (N, n) and x (N, d).
+
+        Noise, if there is any to set, starts at the residual variance plus ``extra_variance``. As many
+        sources as columns leave no residual, and with hardly any noise the likelihood is so steep that
+        training stays near the linear map.
 
         Returns
         -------
-        weight (n, outputs), bias (outputs,), and this model with its noise set to the residual.
+        weight (n, outputs), bias (outputs,), and this model with its noise set.
         """
 
 
@@ -85,10 +91,10 @@ class GaussianObservation(Observation):
         )
 
     def linear_start(
-        self, z: FloatArray, x: FloatArray
+        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "GaussianObservation"]:
         weight, bias = _least_squares(z, x)
-        variance = ((x - z @ weight - bias) ** 2).mean(axis=0) + 1e-3
+        variance = ((x - z @ weight - bias) ** 2).mean(axis=0) + extra_variance
         start = variance if self.noise == "diagonal" else variance.mean(keepdims=True)
         log_variance = None
         if self.log_variance is not None:
@@ -133,7 +139,7 @@ class BernoulliObservation(Observation):
         return jax.nn.sigmoid(output)
 
     def linear_start(
-        self, z: FloatArray, x: FloatArray
+        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "BernoulliObservation"]:
         # The tangent of the logistic function at 1/2.
         return (*_least_squares(z, 4 * (x - 0.5)), self)
@@ -160,7 +166,7 @@ class PoissonObservation(Observation):
         return jnp.exp(self._log_rate(output))
 
     def linear_start(
-        self, z: FloatArray, x: FloatArray
+        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "PoissonObservation"]:
         weight, _ = _least_squares(z, np.log(x + 0.5))
         # Least squares on logarithms of counts misses their level; matching the mean does not.
