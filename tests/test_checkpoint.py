@@ -82,7 +82,7 @@ def uninterrupted():
     return run()
 
 
-def calls_of(monkeypatch, module, name, error=KeyboardInterrupt, at=None):
+def calls_of(monkeypatch, module, name, error: type[BaseException] | OSError = KeyboardInterrupt, at=None):
     """Count calls of a function of the loop, and raise ``error`` in place of call number ``at``."""
     calls, original = [], getattr(module, name)
 
@@ -175,8 +175,35 @@ def interrupted(folder):
 
 def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     interrupted(tmp_path)
-    with pytest.raises(ModelFileError, match="belongs to a fit of other data, options, seed or version"):
+    with pytest.raises(ModelFileError, match="belongs to an unfinished fit of other data, options, seed"):
         run(tmp_path, fingerprint="yours")
+
+
+def stop_in_the_middle(progress):
+    return progress.name == "middle"
+
+
+@pytest.mark.parametrize("callbacks", [(), (stop_in_the_middle,)])
+def test_a_finished_fit_is_had_again_without_a_step(tmp_path, monkeypatch, callbacks):
+    first = run(tmp_path, callbacks=callbacks)
+    assert (first.status is Status.STOPPED) == bool(callbacks)
+    with monkeypatch.context() as patch:
+        calls = [calls_of(patch, loop, name) for name in ("train_population", "minimize")]
+        again = run(tmp_path)
+    assert calls == [[], []]
+    assert_same(again, first)
+
+
+def test_the_end_of_another_fit_is_in_nobodys_way(tmp_path, uninterrupted):
+    run(tmp_path, fingerprint="yours")
+    assert_same(run(tmp_path), uninterrupted)
+    assert Checkpoint(tmp_path, "mine", seed=0).remembered_seed() == 0
+    # A fit that was overtaken does not take away what is no longer its own.
+    Checkpoint(tmp_path, "yours").remove()
+    Checkpoint(tmp_path, "mine", seed=8).remove()
+    assert (tmp_path / FILE).exists()
+    Checkpoint(tmp_path, "mine").remove()
+    assert not tmp_path.exists()
 
 
 def test_a_damaged_checkpoint_is_refused_wherever_the_damage_is(tmp_path):
@@ -282,7 +309,7 @@ def test_a_fit_killed_at_any_moment_continues_to_the_same_last_bit(tmp_path, ref
     process = child(folder, model, 0)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert not folder.exists(), "a finished fit leaves no checkpoint behind"
+    assert not folder.exists(), "a saved fit leaves no checkpoint behind"
     assert_same_model(model, reference)
 
 
@@ -329,6 +356,45 @@ def test_a_checkpoint_fits_only_the_same_data_options_and_seed(tmp_path):
         ({"validation_fraction": 0.2}, rows.X, {"u": rows.u}),
     ]
     for change, X, more in others:
-        with pytest.raises(ModelFileError, match="belongs to a fit of other data"):
+        with pytest.raises(ModelFileError, match="belongs to an unfinished fit of other data"):
             identica.FlowICA(**(options | change)).fit(X, **more)
     assert (tmp_path / FILE).exists()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fit_that_could_not_be_saved_is_had_again_at_once(tmp_path, monkeypatch, reference):
+    rows, folder, model = make_rows(), tmp_path / "checkpoint", tmp_path / "model"
+    options = {"max_iter": 900, "n_restarts": 2, "hidden_sizes": (2, 2), "random_state": 3}
+
+    def fitted():
+        return identica.FlowICA(**options, checkpoint=folder).fit(rows.X, u=rows.u)
+
+    flow = fitted()
+    with monkeypatch.context() as patch:
+        calls_of(patch, checkpoint.os, "fsync", OSError(28, "No space left on device"), at=0)
+        with pytest.raises(StorageError, match="No space left"):
+            flow.save(model)
+    assert (folder / FILE).exists()
+    with monkeypatch.context() as patch:
+        calls = [calls_of(patch, loop, name) for name in ("train_population", "minimize")]
+        flow = fitted()
+    assert calls == [[], []]
+    flow.save(model)
+    assert not folder.exists()
+    assert_same_model(model, reference)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_without_a_seed_a_fit_goes_on_with_the_one_it_began_with(tmp_path):
+    rows, seen = make_rows(), []
+
+    def press(progress):
+        raise KeyboardInterrupt
+
+    options = {"max_iter": 120, "n_restarts": 2, "hidden_sizes": (2, 2)}
+    with pytest.raises(Interrupted):
+        identica.FlowICA(**options, checkpoint=tmp_path, callbacks=[press]).fit(rows.X, u=rows.u)
+    flow = identica.FlowICA(**options, checkpoint=tmp_path, callbacks=[seen.append]).fit(rows.X, u=rows.u)
+    assert seen[0].step > 30, "it should not have begun anew"
+    same = identica.FlowICA(**options, random_state=flow.seed_).fit(rows.X, u=rows.u)
+    np.testing.assert_array_equal(flow.transform(rows.X), same.transform(rows.X))

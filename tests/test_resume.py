@@ -1,6 +1,7 @@
 """Long fits from the command line: interrupted, continued, and judged by whether they converged."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from identica.cli import main
 from identica.cli import progress as progress_module
+from identica.training import loop
 
 TINY_FLOW = ["--method", "flow", "--restarts", "2", "--max-iter", "60"]
 
@@ -86,6 +88,35 @@ def test_interrupted_fits_resume_to_the_same_result(table, flow_run, tmp_path, c
         assert (folder / name).read_bytes() == (flow_run / name).read_bytes()
     assert run_json(capsys, "fit", "--out", folder, "--resume")["status"]  # finished: says so, does nothing
     assert "--overwrite" in run_json(capsys, *fit, code=2)["error"]["message"]
+
+
+@pytest.mark.parametrize("place", ["model", "sources.csv", "report.html"])
+def test_a_disk_that_fills_after_the_fit_costs_no_training(
+    table, flow_run, tmp_path, capsys, monkeypatch, place
+):
+    folder = tmp_path / "run"
+    fit = ["fit", table, "--u", "u", "--drop", "s*", *TINY_FLOW, "--out", folder]
+    replace = os.replace
+
+    def full(source, target):
+        if place in os.path.relpath(target, folder):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert "No space left on device" in run_json(capsys, *fit, code=3)["error"]["message"]
+    monkeypatch.undo()
+    assert (folder / "checkpoint" / "checkpoint.safetensors").exists()
+
+    def train(*_, **__):
+        pytest.fail("the fit was finished, there is nothing to train")
+
+    monkeypatch.setattr(loop, "train_population", train)
+    monkeypatch.setattr(loop, "minimize", train)
+    run_json(capsys, "fit", "--out", folder, "--resume")
+    assert not (folder / "checkpoint").exists()
+    for name in ("sources.csv", "history.jsonl", "model/weights.safetensors"):
+        assert (folder / name).read_bytes() == (flow_run / name).read_bytes()
 
 
 def test_strict_tells_convergence(table, flow_run, tmp_path, capsys):

@@ -8,6 +8,7 @@ import hashlib
 import time
 import warnings
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -164,7 +165,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_columns(self, X, self.n_components)
         ids = check_sequence(sequence, len(X))
         encoder, encoded = self._encode_new_u(u, len(X))
-        self.seed_ = draw_seed(self.random_state)
+        checkpoint = self._open_checkpoint(X, encoded, ids)
+        self.seed_ = draw_seed(self.random_state) if checkpoint is None else checkpoint.seed
         self.gross_rows_ = self._find_gross_rows(X)
         usable = np.setdiff1d(np.arange(len(X)), self.gross_rows_)
         codes = encoded if encoder is not None and encoder.kind == "discrete" else None
@@ -185,13 +187,14 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.n_components_ = self.whitening_.n_components
         with precision_of(self.precision) as dtype:
             problem = self._problem(X, encoded, ids, encoder, dtype)
-            result = self._train(problem, X, encoded)
+            result = self._train(problem, checkpoint)
             self._adopt(result.system, problem, X[self.fit_rows_])
         self.history_, self.restarts_ = result.history, result.restarts
         self.status_, self.n_iter_ = result.status, max(1, result.n_steps)
         self.converged_ = result.status is Status.CONVERGED
         self._n_features_out = self.n_components_
         self.fit_seconds_ = time.perf_counter() - started
+        self._checkpoint = checkpoint
         if not result.status.ok:
             warnings.warn(f"{type(self).__name__}: {result.status.value}", ConvergenceWarning, stacklevel=2)
         return self
@@ -209,17 +212,26 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def score(self, X: Any, y: Any = None, *, u: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood (or bound) of rows, nats per row, weighted if asked; higher is better."""
-        rows = self.score_samples(X, y, u=u)
+        # Tools pass y to every estimator, for reasons of their own.
+        rows = self.score_samples(X, y if self._requires_u else None, u=u)
         return float(np.average(rows, weights=sample_weight))
 
     # Pieces -------------------------------------------------------------------------------------------
 
-    def _train(self, problem: Problem, X: FloatArray, encoded: np.ndarray | None) -> Fit:
-        checkpoint = None
+    def _open_checkpoint(
+        self, X: FloatArray, encoded: np.ndarray | None, ids: IntArray | None
+    ) -> Checkpoint | None:
         folder = check_folder("checkpoint", self.checkpoint)
-        if folder is not None:
-            checkpoint = Checkpoint(folder, self._fingerprint(X, encoded))
-        result = run_stages(
+        if folder is None:
+            return None
+        checkpoint = Checkpoint(folder, self._fingerprint(X, encoded, ids))
+        # Without a seed of its own, a fit goes on with the one that the same fit began with.
+        remembered = checkpoint.remembered_seed() if self.random_state is None else None
+        checkpoint.seed = draw_seed(self.random_state) if remembered is None else remembered
+        return checkpoint
+
+    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
+        return run_stages(
             self.build(problem),
             problem.data,
             problem.held_out,
@@ -227,9 +239,6 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             callbacks=check_callbacks(self.callbacks),
             checkpoint=checkpoint,
         )
-        if checkpoint is not None:
-            checkpoint.remove()
-        return result
 
     def _problem(
         self,
@@ -291,17 +300,16 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             )
         return rows
 
-    def _fingerprint(self, X: FloatArray, encoded: np.ndarray | None) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(X).tobytes())
-        if encoded is not None:
-            digest.update(np.ascontiguousarray(encoded).tobytes())
-        # The split depends on sequence, too.
-        digest.update(self.fit_rows_.tobytes())
+    def _fingerprint(self, X: FloatArray, encoded: np.ndarray | None, ids: IntArray | None) -> str:
+        digest = hashlib.sha256()
+        for part in (X, encoded, ids):
+            digest.update(b"none" if part is None else repr((part.shape, part.dtype)).encode())
+            digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
         options = {
             k: v for k, v in self.get_params().items() if k not in ("callbacks", "checkpoint", "random_state")
         }
         versions = (identica.__version__, jax.__version__)
-        digest.update(repr((type(self).__name__, sorted(options.items()), self.seed_, versions)).encode())
+        digest.update(repr((type(self).__name__, sorted(options.items()), versions)).encode())
         return digest.hexdigest()
 
     def _check_rows(self, X: Any) -> tuple[FloatArray, np.dtype]:
@@ -315,10 +323,18 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
-        """Write the fitted estimator as a folder of ``config.json`` and ``weights.safetensors``."""
+        """Write the fitted estimator as a folder of ``config.json`` and ``weights.safetensors``.
+
+        The checkpoint of its fit, if there is one, is removed afterwards: until here it could have
+        given the same result at once if something had gone wrong.
+        """
         from identica.estimators.persistence import save
 
         save(self, folder)
+        checkpoint = getattr(self, "_checkpoint", None)  # a loaded model has none
+        if self.checkpoint is not None and checkpoint is not None:
+            with suppress(OSError):  # the model is saved, and what is left is in nobody's way
+                checkpoint.remove()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

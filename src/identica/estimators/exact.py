@@ -65,7 +65,7 @@ class ExactEstimator(SourceEstimator):
     def score_samples(self, X: Any, y: Any = None, *, u: Any = None) -> FloatArray:
         """Exact log p(x|u) of each row, nats (N,); log p(x), averaged over u, if u is not given."""
         X, _ = self._check_rows(X)
-        encoded = self._encode_u(y if u is None else u, len(X))
+        encoded = self._encode_u(y if u is None and self._requires_u else u, len(X))
         with precision_of(self.precision) as precision:
             log_p = apply_in_blocks(_density_of(self.model_), self._model_input(X).astype(precision), encoded)
         return log_p.astype(np.float64) + self.whitening_.log_density_of_the_rest(X)

@@ -54,7 +54,9 @@ class FlowICA(ExactEstimator):
     callbacks : sequence of callables or None
         Called with `identica.training.Progress` between chunks of steps; returning True stops.
     checkpoint : path or None
-        Folder in which a running fit saves its state, and from which it resumes if interrupted.
+        Folder in which a running fit saves its state, and from which the same fit resumes, to the same
+        last bit. A finished fit stays there until `save`, and is had again at once; a fit of other data
+        or options replaces it. With ``random_state=None`` the seed that was begun with is taken over.
 
     Attributes
     ----------

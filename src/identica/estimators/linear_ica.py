@@ -22,7 +22,7 @@ from identica.models.flow import FlowModel
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives.exact_likelihood import ExactLikelihood, HeldOutProfile
 from identica.random import named_key
-from identica.training import Fit, Stage
+from identica.training import Checkpoint, Fit, Stage
 from identica.typing import Array, FloatArray
 
 _METHODS = ("fastica", "picard", "joint-diagonalization")
@@ -104,7 +104,7 @@ class LinearICA(ExactEstimator):
         """Nothing: linear ICA is not trained by stages."""
         return []
 
-    def _train(self, problem: Problem, X: FloatArray, encoded: np.ndarray | None) -> Fit:
+    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
         if self.method not in _METHODS:
             raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {self.method!r}")
         scores = np.asarray(problem.data.x, np.float64)[: problem.n_rows]

@@ -20,7 +20,7 @@ from identica.training.checkpoint import write_atomically
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-_NOT_SAVED = ("callbacks", "checkpoint")
+_NOT_SAVED = ("callbacks", "checkpoint", "_checkpoint")
 
 
 def estimator_classes() -> dict[str, type]:
@@ -49,9 +49,8 @@ def save(estimator: Any, folder: str | Path) -> None:
     params = {k: v for k, v in estimator.get_params(deep=False).items() if k not in _NOT_SAVED}
     if not isinstance(params.get("random_state"), int | None):
         params["random_state"] = None  # a generator's state is not worth saving; seed_ is
-    fitted = {
-        k: v for k, v in vars(estimator).items() if k not in estimator.get_params() and not k.startswith("__")
-    }
+    left_out = {*estimator.get_params(), *_NOT_SAVED}
+    fitted = {k: v for k, v in vars(estimator).items() if k not in left_out and not k.startswith("__")}
     body = {
         "class": type(estimator).__name__,
         "parameters": {k: encoder.encode(v, f"parameters.{k}") for k, v in params.items()},

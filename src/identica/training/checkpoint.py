@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from identica.errors import ModelFileError, StorageError
 from identica.typing import PyTree
 
-_FORMAT = 1
+_FORMAT = 2
 _NAME = "checkpoint.safetensors"
 
 
@@ -37,13 +37,17 @@ class Checkpoint:
     folder : Path
         Folder of the file ``checkpoint.safetensors``; made if it is missing.
     fingerprint : str
-        Identifies data, options and seed; a file with another one is refused.
+        Identifies data, options and versions. An unfinished fit with another one is refused; a
+        finished one is in nobody's way and is replaced.
+    seed : int
+        Of the fit, written along; a file with another one is treated like another fingerprint.
     every_seconds : float
         Least time between two writes.
     """
 
     folder: Path
     fingerprint: str
+    seed: int = 0
     every_seconds: float = 2.0
     _last: float = field(default=float("-inf"), repr=False)
 
@@ -52,43 +56,73 @@ class Checkpoint:
         """The file."""
         return Path(self.folder) / _NAME
 
-    def write(self, state: PyTree, numbers: dict[str, Any], *, force: bool = False) -> None:
+    def write(
+        self, state: PyTree, numbers: dict[str, Any], *, force: bool = False, finished: bool = False
+    ) -> None:
         """Save ``state`` and JSON-ready ``numbers``, unless the last write was a moment ago.
+
+        ``finished`` says that nothing is left to train; such a state is always written.
 
         Raises
         ------
         StorageError
             If the disk is full or not writable; the previous checkpoint stays.
         """
-        if not force and time.monotonic() - self._last < self.every_seconds:
+        if not (force or finished) and time.monotonic() - self._last < self.every_seconds:
             return
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
         arrays = {f"{i:05d}": leaf.copy(order="C") for i, leaf in enumerate(leaves)}
-        text = json.dumps(numbers)
+        text = json.dumps({**numbers, "seed": self.seed, "finished": finished})
         header = {
             "format": str(_FORMAT),
             "fingerprint": self.fingerprint,
             "numbers": text,
-            "sha256": _digest(leaves, text),
+            "sha256": _digest(leaves, text + self.fingerprint),
         }
         write_atomically(self.path, save(arrays, metadata=header))
         self._last = time.monotonic()
 
-    def read(self) -> Saved | None:
-        """The saved state, or None if there is none.
+    def remembered_seed(self) -> int | None:
+        """The seed of the fit that was saved here, if it agrees with this one in all else.
 
         Raises
         ------
         ModelFileError
-            If the file is damaged, or belongs to other data, options or seed.
+            If the file is damaged.
         """
+        read = self._read()
+        return None if read is None or read[1] != self.fingerprint else read[0].numbers["seed"]
+
+    def read(self) -> Saved | None:
+        """The saved state, or None if there is none, or only the end of another fit.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged, or is an unfinished fit of other data, options or seed.
+        """
+        read = self._read()
+        if read is None:
+            return None
+        saved, fingerprint = read
+        if fingerprint == self.fingerprint and saved.numbers["seed"] == self.seed:
+            return saved
+        if saved.numbers["finished"]:
+            return None
+        raise ModelFileError(
+            f"{self.path} belongs to an unfinished fit of other data, options, seed or version; "
+            "resume with the same ones, or delete it to start anew"
+        )
+
+    def _read(self) -> tuple[Saved, str] | None:
+        """The file's content and fingerprint, checked against its checksum."""
         if not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="numpy") as file:
                 header = file.metadata() or {}
                 arrays = [file.get_tensor(name) for name in sorted(file.keys())]
-            text = header["numbers"]
+            text, fingerprint = header["numbers"], header["fingerprint"]
             numbers = json.loads(text)
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise ModelFileError(
@@ -99,14 +133,9 @@ class Checkpoint:
                 f"{self.path} has format {header.get('format')!r}, this version reads format {_FORMAT}; "
                 "resume with the version that wrote it, or delete it to start anew"
             )
-        if header.get("sha256") != _digest(arrays, text):
+        if header.get("sha256") != _digest(arrays, text + fingerprint):
             raise ModelFileError(f"{self.path} is damaged (checksum differs); delete it to start anew")
-        if header.get("fingerprint") != self.fingerprint:
-            raise ModelFileError(
-                f"{self.path} belongs to a fit of other data, options, seed or version; "
-                "resume with the same ones, or delete it to start anew"
-            )
-        return Saved(arrays, numbers)
+        return Saved(arrays, numbers), fingerprint
 
     def restore(self, template: PyTree, saved: Saved) -> PyTree:
         """The saved arrays in the structure of ``template``."""
@@ -117,7 +146,15 @@ class Checkpoint:
         return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in saved.arrays])
 
     def remove(self) -> None:
-        """Delete the file once it is no longer needed, with what a killed process left of one."""
+        """Delete the file once it is no longer needed, with what a killed process left of one.
+
+        What another fit has written in the meantime stays.
+        """
+        try:
+            if self.read() is None and self.path.exists():
+                return
+        except ModelFileError:
+            return
         self.path.unlink(missing_ok=True)
         for partial in self.path.parent.glob(f".{_NAME}.*.partial"):
             partial.unlink(missing_ok=True)

@@ -77,6 +77,7 @@ class _State:
     restarts: list[dict[str, object]] = field(default_factory=list)
     n_steps: int = 0
     status: Status = Status.CONVERGED
+    stopped: bool = False
 
 
 def fit(
@@ -103,7 +104,8 @@ def fit(
     callbacks : sequence of callables
         Called with `Progress` at each chunk border.
     checkpoint : Checkpoint, optional
-        Where to save at chunk borders, and what to resume from.
+        Where to save at chunk borders, and what to resume from. The end is saved, too, so that a result
+        which could not be stored is had again at once; the caller removes it.
 
     Raises
     ------
@@ -175,6 +177,8 @@ class _Run:
                     "restart(s). Expected finite log-likelihoods; likely causes are extreme values in X or "
                     "segments without variance. Try removing gross outliers, or precision='float64'"
                 )
+            if self.stopped or index == len(self.stages) - 1:
+                self._save(index, state, finished=True)
             if stage.restarts > 1 or not state.restarts:
                 state.restarts = [
                     {"seed": int(r), "held_out": float(h), "status": _restart_status(h).name.lower()}
@@ -229,9 +233,10 @@ class _Run:
             numbers["restarts"],
             numbers["n_steps"],
             Status[numbers["status"]],
+            numbers["stopped"],
         )
 
-    def _save(self, index: int, state: _State, *, force: bool = False) -> None:
+    def _save(self, index: int, state: _State, *, force: bool = False, finished: bool = False) -> None:
         if self.checkpoint is None:
             return
         numbers = {
@@ -243,8 +248,10 @@ class _Run:
             "restarts": state.restarts,
             "n_steps": state.n_steps,
             "status": state.status.name,
+            "stopped": state.stopped,
         }
-        self.checkpoint.write((state.arrays, state.solver, state.best), numbers, force=force)
+        trained = (state.arrays, state.solver, state.best)
+        self.checkpoint.write(trained, numbers, force=force, finished=finished)
 
     def _train(self, index: int, stage: Stage, state: _State, static: PyTree) -> Status:
         key = named_key(self.seed, "train", index)
@@ -259,7 +266,7 @@ class _Run:
             if state.step == 0 and not np.isfinite(state.best_held_out).any():
                 self._evaluate(index, stage, state, static, np.full(stage.restarts, np.nan))
                 border = _copy(state)
-            while state.step < stage.steps:
+            while state.step < stage.steps and not state.stopped:
                 if stage.patience is not None and state.stale >= stage.patience:
                     break
                 stop = min(state.step + stage.chunk, stage.steps)
@@ -277,14 +284,15 @@ class _Run:
                 self._evaluate(index, stage, state, static, loss)
                 border = _copy(state)
                 self._save(index, state)
-                if self._report(index, stage, state):
-                    self.stopped = True
-                    return Status.STOPPED
+                state.stopped = self._report(index, stage, state)
         except KeyboardInterrupt:
             self._save(index, border, force=True)
             raise Interrupted(
                 f"stopped by the user in stage {stage.name!r} at step {border.step} of {stage.steps}"
             ) from None
+        if state.stopped:
+            self.stopped = True
+            return Status.STOPPED
         best = int(ranking(state.best_held_out)[0])
         if not np.isfinite(_last(state.records, best, "loss", default=0.0)):
             return Status.NON_FINITE
