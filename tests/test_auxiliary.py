@@ -108,6 +108,32 @@ def test_the_description_survives_json(name):
     assert again == encoder
 
 
+SPANS = ["0s", "90s", "1h", "26h"]
+TIMES = pd.Series(pd.Timestamp("2021-03-28 00:30") + pd.to_timedelta(SPANS))
+AS_TIMES = {
+    "pandas": TIMES,
+    "with a time zone": TIMES.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"),
+    "index": pd.DatetimeIndex(TIMES),
+    "whole seconds": TIMES.to_numpy().astype("datetime64[s]"),
+    "frame": pd.DataFrame({"when": TIMES}),
+    "polars": pl.Series("when", TIMES.dt.to_pydatetime().tolist()),
+    "spans": pd.to_timedelta(SPANS),
+}
+
+
+@pytest.mark.parametrize("name", AS_TIMES)
+def test_times_are_numbers_in_seconds_whatever_holds_them(name):
+    seconds = np.array([0.0, 90.0, 3600.0, 26 * 3600.0])
+    encoder = AuxiliaryEncoder.from_values(AS_TIMES[name])
+    assert encoder.kind == "continuous"
+    encoded = encoder.encode(AS_TIMES[name])
+    np.testing.assert_allclose(encoded[:, 0], stats.zscore(seconds), atol=1e-9)
+    assert encoder.columns[0].scale == pytest.approx(seconds.std())
+    # A description that went through JSON reads new times on the same scale.
+    again = AuxiliaryEncoder.from_dict(json.loads(json.dumps(encoder.to_dict())))
+    np.testing.assert_array_equal(again.encode(AS_TIMES[name][2:]), encoded[2:])
+
+
 MISSING = {
     "nan": np.array([0.5, np.nan, 1.0]),
     "inf": np.array([0.5, np.inf, 1.0]),
@@ -117,6 +143,7 @@ MISSING = {
     "NA of strings": pd.Series(["a", None, "b"], dtype="string"),
     "missing string": pd.Series(["a", None, "b"]),
     "polars null": pl.Series("u", [1, None, 2]),
+    "no time": pd.Series(pd.to_datetime(["2020-01-01", None, "2020-01-02"])),
 }
 
 
@@ -132,7 +159,6 @@ WRONG = {
     "no columns": (np.zeros((3, 0)), r"got \(3, 0\)"),
     "a scalar": (np.float64(3), r"got \(\)"),
     "complex numbers": (np.array([1j, 2j, 3j]), "type complex128; use labels or numbers"),
-    "times": (pd.Series(pd.to_datetime(["2020-01-01"] * 3)), "has type datetime64.* use labels or numbers"),
     "columns of one name": (pd.DataFrame(np.eye(3)[:, :2], columns=["a", "a"]), "'a'"),
 }
 

@@ -161,6 +161,15 @@ def test_growing_by_a_layer_keeps_the_function_nearly_unchanged():
     assert (error > 1e-3).all(), "the new layer bends, or it would have nothing to learn from"
 
 
+def test_a_network_without_room_says_so_rather_than_drop_the_layer():
+    x, key = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"room for 3 layer\(s\) and uses them all"):
+        network(3, 3).grown(x, key=key)
+    with pytest.raises(ValueError, match=r"room for 1 layer\(s\)"):
+        eqx.filter_jit(lambda net: net.grown(x, key=key))(network(3, 1))
+    network(3, 3, most_layers=4).check_room()
+
+
 def test_merging_a_linear_map_is_applying_it_afterwards():
     net = network(3, 3, most_layers=4)
     x = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)

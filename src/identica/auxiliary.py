@@ -17,7 +17,7 @@ def auxiliary_columns(u: Any, *, n_rows: int | None = None) -> dict[str, np.ndar
     Parameters
     ----------
     u : array-like of shape (N,) or (N, m), Series or data frame
-        Labels of any type, numbers, or a frame of both.
+        Labels of any type, numbers, times, or a frame of them.
     n_rows : int, optional
         Expected number of rows.
 
@@ -33,9 +33,9 @@ def auxiliary_columns(u: Any, *, n_rows: int | None = None) -> dict[str, np.ndar
             raise DataError(
                 f"u has several columns named {repeated[0]!r}; give each column a name of its own"
             )
-        columns = {str(name): np.asarray(u[name]) for name in u.columns}
+        columns = {str(name): _as_array(u[name]) for name in u.columns}
     else:
-        array = np.asarray(u)
+        array = _as_array(u)
         if array.ndim == 1:
             name = getattr(u, "name", None)
             columns = {str(name) if name is not None else "u": array}
@@ -89,7 +89,8 @@ class AuxiliaryEncoder:
     """Turns u into what priors take: int codes of segments, or standardised numbers.
 
     Integers, strings, booleans, categories and floats that are all whole numbers are labels; other
-    floats are numbers. If every column is a label, each combination that occurs is one segment
+    floats are numbers, and so are times and time spans, in seconds (pass days as strings to have
+    labels). If every column is a label, each combination that occurs is one segment
     (``kind="discrete"``). Otherwise labels are one-hot coded and numbers standardised
     (``kind="continuous"``).
 
@@ -189,7 +190,24 @@ class AuxiliaryEncoder:
         return cls(columns, tuple(tuple(s) for s in state["segments"]))
 
 
+def _as_array(values: Any) -> np.ndarray:
+    """NumPy's view of a column; pandas' times with a time zone as times in UTC rather than as objects."""
+    if str(getattr(values, "dtype", "")).startswith("datetime64[") and hasattr(values, "dt"):
+        return values.to_numpy(dtype="datetime64[ns]")
+    return np.asarray(values)
+
+
+def _seconds(times: np.ndarray) -> FloatArray:
+    """Times since 1970, or time spans, in seconds; to the microsecond."""
+    unit = "datetime64[us]" if times.dtype.kind == "M" else "timedelta64[us]"
+    return times.astype(unit).astype(np.int64) / 1e6
+
+
 def _describe(name: str, values: np.ndarray) -> Column:
+    if values.dtype.kind in "mM":
+        values = _seconds(values)
+        center, scale = float(values.mean()), float(values.std())
+        return Column(name, "number", center=center, scale=scale if scale > 0 else 1.0)
     if values.dtype.kind == "f" and not np.all(values == np.round(values)):
         center, scale = float(values.mean()), float(values.std())
         return Column(name, "number", center=center, scale=scale if scale > 0 else 1.0)
@@ -215,6 +233,8 @@ def _plain(value: Any) -> Any:
 def _missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         return ~np.isfinite(values)
+    if values.dtype.kind in "mM":
+        return np.isnat(values)
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
     return np.zeros(len(values), dtype=bool)
@@ -228,6 +248,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _as_float(name: str, values: np.ndarray) -> FloatArray:
+    if values.dtype.kind in "mM":
+        return _seconds(values)
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError):

@@ -34,6 +34,14 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 bad data, 4 not converged under --stri
 class NotConverged(Exception):
     """The result is written, but ``--strict`` was asked for and the fit did not converge; exit code 4."""
 
+    code = NOT_CONVERGED
+
+
+class NotFinite(NotConverged):
+    """The result is written, but training went wrong: its objective became non-finite; exit code 3."""
+
+    code = BAD_DATA
+
 
 def build() -> App:
     """The application with all its commands."""
@@ -79,7 +87,7 @@ def run(tokens: list[str]) -> int:
         return fail(INTERRUPTED, error, str(error) or "interrupted")
     except NotConverged as error:
         say(f"identica: {error}")  # the JSON object of the result is out already
-        return NOT_CONVERGED
+        return error.code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else FAILURE
     except BrokenPipeError:

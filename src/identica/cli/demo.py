@@ -27,7 +27,7 @@ def demo(
     out
         Folder to write.
     quick
-        Less data and less training: about a minute, worse pictures.
+        Less data and less training: a minute or two on two cores, worse pictures.
     seed
         All randomness derives from it.
     """

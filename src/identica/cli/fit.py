@@ -153,6 +153,10 @@ def fit(
     run.write(record)
     shutil.rmtree(run.checkpoint, ignore_errors=True)
     emit(common, "fit", _finished(run, record))
+    if result["status"] == "non_finite":
+        from identica.cli.app import NotFinite
+
+        raise NotFinite(f"{result['message']} (what there is was written to {out})")
     if strict and not result["converged"]:
         from identica.cli.app import NotConverged
 
@@ -175,7 +179,10 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
         if "callbacks" in estimator.get_params(deep=False):
             estimator.set_params(callbacks=[display, Recorder(run, record)], checkpoint=str(run.checkpoint))
         estimator.fit(x, u=u)
-    estimator.save(run.model)  # first of all: the rest can be made again from it
+    if "checkpoint" in estimator.get_params(deep=False):
+        # The checkpoint stays until all is written: whatever fails from here on, --resume has the fit at once.
+        estimator.set_params(callbacks=None, checkpoint=None)
+    estimator.save(run.model)
     gross = list(estimator.gross_rows_)
     if gross:
         places = selection.table.places([int(row) for row in gross[:10]])

@@ -123,6 +123,7 @@ def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> Invert
 def _grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     if system is None:
         raise ValueError("there is nothing to grow before the first stage")
+    system.demixer.check_room()
     return _grown_flow(system, data.head(GROWTH_ROWS).x, key)
 
 

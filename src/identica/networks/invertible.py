@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from identica.networks.monotone import MonotoneHinges
 from identica.typing import Array, Key
@@ -114,6 +115,18 @@ class InvertibleNetwork(eqx.Module):
         """The network with y ↦ weight · y + bias merged into its last linear map."""
         return InvertibleNetwork(self.maps, self.functions, self.last.then(weight, bias), self.depth)
 
+    def check_room(self) -> None:
+        """Raise a ValueError if no layer can be added.
+
+        The new layer would have been dropped without a word: JAX ignores writes beyond an array.
+        """
+        room = self.maps.bias.shape[0]
+        depth = 0 if isinstance(self.depth, Tracer) else int(self.depth)
+        if depth >= room:
+            raise ValueError(
+                f"the network has room for {room + 1} layer(s) and uses them all; draw it with a larger most_layers"
+            )
+
     def grown(self, x: Array, *, key: Key, spread: float = 0.1) -> "InvertibleNetwork":
         """One more layer, computing nearly the same function.
 
@@ -127,8 +140,13 @@ class InvertibleNetwork(eqx.Module):
         x : (n, B)
             Rows on which the new linear map is fitted.
 
-        The stack must have room for another layer.
+        Raises
+        ------
+        ValueError
+            If the stack has no room for another layer. Inside compiled code the depth is not known, so
+            there only a stack without any room is refused: call `check_room` before.
         """
+        self.check_room()
         n = x.shape[0]
         rotation_key, function_key = jax.random.split(key)
         z, _ = self(x)
