@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 import identica
 from identica import IVAE
 from identica.errors import DataError
+from identica.estimators import base
 from identica.metrics import mcc
 
 SEGMENTS, PER_SEGMENT = 12, 200
@@ -325,6 +326,29 @@ def test_same_seed_same_result_and_small_data():
         second = IVAE(max_iter=30, n_restarts=2, random_state=1).fit(X, u=u).transform(X)
     np.testing.assert_array_equal(first, second)
     assert first.shape == (60, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "flow", "patient"), [(60, False, True), (600, True, True), (3000, True, False)]
+)
+def test_recipe_follows_the_number_of_rows(monkeypatch, rows, flow, patient):
+    """Sixty rows afford no layer beyond a linear one, and few rows are learnt by heart long before the end."""
+
+    class PlannedError(Exception):
+        pass
+
+    def refuse(stages, *args, **kwargs):
+        raise PlannedError(stages)
+
+    monkeypatch.setattr(base, "run_stages", refuse)
+    rng = np.random.default_rng(0)
+    with pytest.raises(PlannedError) as plan:
+        IVAE(random_state=0).fit(rng.standard_normal((rows, 3)), u=np.arange(rows) % 3)
+    stages = plan.value.args[0]
+    assert any(stage.name.startswith("flow start") for stage in stages) == flow
+    assert all((stage.patience is not None) == patient for stage in stages if stage.name == "fine-tuning")
+    # A flow's own stages run to the end: their held-out likelihood rises late.
+    assert all(stage.patience is None for stage in stages if stage.name.startswith("flow"))
 
 
 def test_wrong_parameters_are_refused(data):

@@ -136,6 +136,18 @@ def test_binary_rows_beat_independent_columns():
     assert independent + 1 < vae.score(X[2000:]) < truth
 
 
+def test_few_rows_end_early_with_the_weights_that_held_out_rows_chose():
+    X, _ = bent(60, 0)
+    fresh, _ = bent(2000, 1)
+    vae = VAE(n_restarts=1, random_state=0).fit(X)
+    held_out = vae.history_["held_out"]
+    assert vae.n_iter_ < 4000
+    assert vae.restarts_[0]["held_out"] == held_out.min()
+    # Learning by heart would cost far more than a Gaussian does.
+    gaussian = multivariate_normal(X.mean(axis=0), np.cov(X.T)).logpdf(fresh).mean()
+    assert vae.score(fresh) > gaussian
+
+
 def test_wrong_options_are_refused(factors):
     with pytest.raises(ValueError, match="objective must be one of"):
         VAE(2, objective="mse").fit(factors)

@@ -18,6 +18,7 @@ from identica.conditionals import (
     averaged_statistics,
 )
 from identica.data import Dataset
+from identica.estimators.flow_stages import affordable_layers
 from identica.estimators.ivae_flow_start import continue_with, enter, flow_start
 from identica.estimators.ivae_start import LINEAR_ROWS, Start, unmixing_of
 from identica.families import ExponentialFamily
@@ -47,6 +48,9 @@ _CARRIED = 2
 _TRAINING_SAMPLES = 5
 RANKING = HeldOutBound(importance_weighted(16))
 """What chooses among starts and weights."""
+
+_SMALL_DATA, _PATIENCE = 2048, 3
+"""Below so many rows a stage ends after so many looks at the held-out rows without gain."""
 
 _LARGEST_COVARIANCES = 2**23
 """Most numbers in the posterior covariances from which the polish is found."""
@@ -121,10 +125,16 @@ class IVAEPlan:
             keep=len(continued),
             batch_size=self.batch_size,
             chunk=250,
+            patience=self._patience,
         )
         steps = max(1, self.max_iter - contrastive - decoder)
         tuning = replace(bound, name="fine-tuning", prepare=_released, steps=steps, keep=1)
         return [*starts, bound, tuning, Stage("polish", self._polished, loss, RANKING, adam, 0)]
+
+    @property
+    def _patience(self) -> int | None:
+        """Small data are soon learnt by heart; what follows lowers the held-out objective no more."""
+        return _PATIENCE if self.n_rows < _SMALL_DATA else None
 
     def _starts(self, adam: Adam, steps: int) -> tuple[list[Stage], tuple[Prepare, ...]]:
         """Stages that find starts, and how each start goes on.
@@ -144,9 +154,12 @@ class IVAEPlan:
             restarts=self.restarts,
             keep=carried,
             batch_size=wide,
+            patience=self._patience,
         )
         unknowns = self.n_components * self.family.number_of_statistics
-        if not (self.discrete and self.hidden_sizes) or self.n_labels >= 4 * unknowns:
+        # A flow of one layer is linear and knows no more than the linear start.
+        helps = self.n_labels < 4 * unknowns and affordable_layers(self.n_components, self.n_rows) > 1
+        if not (self.discrete and self.hidden_sizes and helps):
             return [classify], (self._autoencoder,) * carried
         lessons = flow_start(
             self.start.features,

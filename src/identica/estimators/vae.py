@@ -24,6 +24,9 @@ _OBJECTIVES = ("elbo", "iwae")
 _BATCH = 256
 _RANKING_SAMPLES = 16
 
+_SMALL_DATA, _PATIENCE = 2048, 5
+"""Below so many rows training ends after so many looks at the held-out rows without gain."""
+
 _FIRST_NOISE = 0.05
 """Added to the first noise variance, in units of the standardised columns: a network that starts
 almost without noise stays near the linear map, 1.2 nats per row short on Figure 1."""
@@ -158,6 +161,7 @@ class VAE(VariationalEstimator):
                 restarts=check_count("n_restarts", self.n_restarts),
                 # Small data are padded; slices of them could miss all real rows.
                 batch_size=_BATCH if problem.data.weight is None else None,
+                patience=_PATIENCE if problem.n_rows < _SMALL_DATA else None,
             )
         ]
 
