@@ -8,7 +8,7 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import DataError, FlowICA, LinearICA
+from identica import IVAE, VAE, DataError, FlowICA, LinearICA
 from identica.errors import DataWarning
 from identica.estimators import base
 from identica.linear.whitening import Whitening
@@ -19,7 +19,13 @@ N = len(X)
 
 FLOW = lambda **kw: FlowICA(**{"max_iter": 20, "n_restarts": 2, "random_state": 0, **kw})  # noqa: E731
 LINEAR = lambda **kw: LinearICA(**{"method": "joint-diagonalization", "random_state": 0, **kw})  # noqa: E731
-ESTIMATORS = {"flow": FLOW, "linear": LINEAR}
+SHORT = {"max_iter": 20, "n_restarts": 1, "hidden_sizes": (), "random_state": 0}
+ESTIMATORS = {
+    "flow": FLOW,
+    "linear": LINEAR,
+    "ivae": lambda **kw: IVAE(**{**SHORT, **kw}),
+    "vae": lambda **kw: VAE(**{**SHORT, **kw}),
+}
 
 
 @pytest.fixture
@@ -144,7 +150,40 @@ PARAMETERS = {
     "callbacks": [(print, "callbacks must be a list of callables"), ([3], "callbacks")],
     "checkpoint": [(5, "checkpoint must be a path or None, got 5")],
 }
+# What both estimators with an encoder refuse.
+ENCODERS = {
+    "n_restarts": [(0, "n_restarts must be a whole number of at least 1, got 0"), (1.5, "n_restarts")],
+    "likelihood": [("cauchy", "likelihood must be one of gaussian, bernoulli, poisson, got 'cauchy'")],
+    "noise": [
+        ("loud", "noise must be 'isotropic', .* or a positive variance, got 'loud'"),
+        (-1.0, "noise must be .* got -1.0"),
+        (float("nan"), "noise must be"),
+    ],
+    "hidden_sizes": [
+        (5, "hidden_sizes must be a tuple of whole numbers, got 5"),
+        ((8, 0), "each entry of hidden_sizes must be a whole number of at least 1, got 0"),
+        ((2, 2.5), "hidden_sizes"),
+    ],
+}
 OWN = {
+    "ivae": ENCODERS
+    | {
+        "prior": [
+            ("cauchy", "prior must be one of gaussian, gaussian-scale, laplace, got 'cauchy'"),
+            ([1], "prior"),
+        ]
+    },
+    "vae": ENCODERS
+    | {
+        "prior": [("uniform", "prior must be 'normal', got 'uniform'")],
+        "objective": [("mse", "objective must be one of elbo, iwae, got 'mse'")],
+        "beta": [
+            (-1, "beta must be a number of at least 0, got -1"),
+            ("much", "beta"),
+            (float("nan"), "beta"),
+        ],
+        "samples": [(0, "samples must be a whole number of at least 1, got 0"), (1.5, "samples")],
+    },
     "flow": {
         "n_restarts": [(0, "n_restarts must be a whole number of at least 1, got 0"), (1.5, "n_restarts")],
         "prior": [

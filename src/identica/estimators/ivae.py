@@ -6,7 +6,7 @@ from identica.errors import DataError
 from identica.estimators.base import Problem
 from identica.estimators.ivae_stages import IVAEPlan
 from identica.estimators.ivae_start import linear_start
-from identica.estimators.validation import check_count
+from identica.estimators.validation import check_count, check_sizes
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
 from identica.training import Stage
@@ -133,7 +133,7 @@ class IVAE(VariationalEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
-        if self.prior not in _FAMILIES:
+        if self.prior not in list(_FAMILIES):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         n, d = problem.n_components, problem.data.x.shape[1]
         if n > _MOST_COMPONENTS:
@@ -146,7 +146,7 @@ class IVAE(VariationalEstimator):
             observation=self._observation(d),
             family=_FAMILIES[self.prior],
             n_components=n,
-            hidden_sizes=tuple(int(size) for size in self.hidden_sizes),
+            hidden_sizes=check_sizes(self.hidden_sizes),
             n_columns=d,
             max_iter=self.max_iter,
             restarts=check_count("n_restarts", self.n_restarts),

@@ -12,7 +12,7 @@ from identica.data import Dataset
 from identica.errors import DataError
 from identica.estimators.base import Problem
 from identica.estimators.ivae_start import encoder_features
-from identica.estimators.validation import check_count
+from identica.estimators.validation import check_count, check_sizes
 from identica.estimators.variational import VariationalEstimator
 from identica.expectations import Pathwise
 from identica.models import LatentVariableModel, VariationalModel
@@ -139,7 +139,7 @@ class VAE(VariationalEstimator):
         start = _Start(
             features,
             observation,
-            tuple(int(size) for size in self.hidden_sizes),
+            check_sizes(self.hidden_sizes),
             n,
             x.shape[1],
             weight.astype(dtype),
@@ -170,6 +170,9 @@ class VAE(VariationalEstimator):
             raise ValueError(f"objective must be one of {', '.join(_OBJECTIVES)}, got {self.objective!r}")
         samples = self.samples if self.samples is not None else (5 if self.objective == "iwae" else 1)
         check_count("samples", samples)
+        number = isinstance(self.beta, (int, float, np.number)) and not isinstance(self.beta, bool)
+        if not number or not 0 <= self.beta < np.inf:
+            raise ValueError(f"beta must be a number of at least 0, got {self.beta!r}")
         if self.objective == "iwae":
             if self.beta != 1.0:
                 raise DataError(f"beta={self.beta} has no meaning for objective='iwae'; use objective='elbo'")
