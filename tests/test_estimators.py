@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import identica
 from conftest import make_rows
-from identica import FlowICA, LinearICA
+from identica import IVAE, VAE, FlowICA, LinearICA
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -35,9 +35,11 @@ QUICK = {
         **{"method": "joint-diagonalization", "random_state": 0, **kw}
     ),
     "flow": lambda **kw: FlowICA(**{**SHORT, "random_state": 0, **kw}),
+    "ivae": lambda **kw: IVAE(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
+    "vae": lambda **kw: VAE(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
 }
 # A full run of scikit-learn's checks fits some sixty times, in as many shapes.
-SLOW_CHECK = {"flow"}
+SLOW_CHECK = {"flow", "ivae", "vae"}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_a_fit_that_was_cut_short_warns_and_says_what_to_do(rows):
 def test_sources_have_unit_variance_the_stated_order_and_sign(name, fitted, rows):
     estimator = fitted(name)
     own = estimator.fit_rows_
-    S, X = estimator.transform(rows.X)[own], rows.X[own]
+    S, X = estimator.transform(rows.X, u=rows.u)[own], rows.X[own]
     np.testing.assert_allclose(S.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(S.std(0), 1, atol=1e-4)
     correlation = np.corrcoef(S.T, X.T)[:2, 2:]
@@ -445,7 +447,7 @@ def test_fewer_components_than_columns(name):
 def test_no_validation_fits_on_every_row(name, rows):
     estimator = QUICK[name](validation_fraction=0).fit(rows.X, u=rows.u)
     assert len(estimator.held_out_rows_) == 0
-    np.testing.assert_allclose(estimator.transform(rows.X).std(0), 1, atol=1e-4)
+    np.testing.assert_allclose(estimator.transform(rows.X, u=rows.u).std(0), 1, atol=1e-4)
 
 
 def test_no_hidden_layers_is_a_linear_map_with_the_best_likelihood(rows):
@@ -493,7 +495,7 @@ def test_other_priors_are_fitted(prior, rows):
 @each
 def test_double_precision_is_used_throughout_and_leaves_no_trace(name, rows):
     before = jax.config.read("jax_enable_x64")
-    options = {"hidden_sizes": ()} if name == "flow" else {}
+    options = {"hidden_sizes": ()} if name in ("flow", "ivae", "vae") else {}
     estimator = QUICK[name](precision="float64", **options).fit(rows.X, u=rows.u)
     assert jax.config.read("jax_enable_x64") == before
     inexact = [

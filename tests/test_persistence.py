@@ -13,7 +13,7 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import FlowICA, LinearICA
+from identica import IVAE, VAE, FlowICA, LinearICA
 from identica.errors import ModelFileError, StorageError
 from identica.estimators import persistence
 from identica.training import checkpoint
@@ -37,8 +37,19 @@ FITS = {
     "linear without u": lambda: LinearICA(random_state=np.random.RandomState(0), callbacks=[print]).fit(
         FRAME
     ),
+    "ivae": lambda: IVAE(hidden_sizes=(), **QUICK).fit(FRAME, u=STATES),
+    "ivae of numbers": lambda: IVAE(hidden_sizes=(8,), noise="network", **QUICK).fit(FRAME, u=NUMBERS),
+    "vae": lambda: VAE(hidden_sizes=(8,), **QUICK).fit(FRAME),
 }
-U = {"flow": STATES, "flow of numbers": NUMBERS, "linear with u": ROWS.u == 1, "linear without u": None}
+U = {
+    "flow": STATES,
+    "flow of numbers": NUMBERS,
+    "linear with u": ROWS.u == 1,
+    "linear without u": None,
+    "ivae": STATES,
+    "ivae of numbers": NUMBERS,
+    "vae": None,
+}
 
 
 @pytest.fixture(scope="module")
