@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from identica.estimators.persistence import load as load
     from identica.estimators.vae import VAE as VAE
     from identica.findings import Finding as Finding
+    from identica.series.labels import segments as segments
     from identica.simulation.scenarios import Simulation as Simulation
     from identica.simulation.scenarios import simulate as simulate
 
@@ -25,6 +26,7 @@ _PUBLIC = {
     "VAE": "identica.estimators.vae",
     "LinearICA": "identica.estimators.linear_ica",
     "load": "identica.estimators.persistence",
+    "segments": "identica.series.labels",
     "simulate": "identica.simulation.scenarios",
     "Simulation": "identica.simulation.scenarios",
     "Finding": "identica.findings",
