@@ -38,7 +38,7 @@ FITS = {
         FRAME
     ),
     "ivae": lambda: IVAE(hidden_sizes=(), **QUICK).fit(FRAME, u=STATES),
-    "ivae of numbers": lambda: IVAE(hidden_sizes=(8,), noise="network", **QUICK).fit(FRAME, u=NUMBERS),
+    "ivae of numbers": lambda: IVAE(hidden_sizes=(), **QUICK).fit(FRAME, u=NUMBERS),
     "vae": lambda: VAE(hidden_sizes=(8,), **QUICK).fit(FRAME),
 }
 U = {
