@@ -59,6 +59,23 @@ def test_of_time_series_one_block_per_segment_is_held_out():
         assert (np.diff(rows) == 1).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_segments_recur_whole_stretches_of_the_series_are_held_out(seed):
+    """Fifty events of twenty lags each: of a row held out, nearly all neighbours are, too."""
+    codes = np.tile(np.arange(20), 50)
+    _, held_out = split(1000, 0.1, seed, codes=codes, sequence=np.zeros(1000, dtype=int))
+    assert len(held_out) == 100
+    assert held_out.max() - held_out.min() == 99
+
+
+def test_blocks_follow_the_series_however_rows_are_interleaved():
+    sequence = np.random.default_rng(0).permutation(np.repeat([0, 1], 100))
+    _, held_out = split(200, 0.2, sequence=sequence)
+    for name in (0, 1):
+        place = np.flatnonzero(np.isin(np.flatnonzero(sequence == name), held_out))
+        assert len(place) == 0 or (np.diff(place) == 1).all()
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_share_outside_the_unit_interval_is_refused(fraction):
     with pytest.raises(DataError, match=r"validation_fraction must lie in \[0, 1\)"):

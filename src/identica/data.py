@@ -59,8 +59,10 @@ def held_out_split(
 ) -> tuple[IntArray, IntArray]:
     """Draw held-out rows within each segment, leaving at least two rows of each to the fit.
 
-    Neighbouring rows of a time series resemble each other, so with ``sequence`` one contiguous block
-    of rows per segment is held out rather than scattered rows.
+    Neighbouring rows of a time series resemble each other, so with ``sequence`` a block of rows per
+    segment is held out rather than scattered rows: rows that follow each other in the segment, series
+    after series. All segments lend from the same part of their time, so that where segments recur, as
+    lags to events do, whole stretches are held out and not every other row.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def held_out_split(
     if not 0 <= fraction < 1:
         raise DataError(f"validation_fraction must lie in [0, 1), got {fraction!r}")
     segment = np.zeros(n_rows, dtype=np.int64) if codes is None else np.asarray(codes, dtype=np.int64)
-    order = np.argsort(segment, kind="stable")
+    order = np.lexsort((np.zeros(n_rows) if sequence is None else sequence, segment))
     counts = np.bincount(segment)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     # Largest remainders: segments of five rows lend a row now and then, and the total is right.
@@ -95,6 +97,7 @@ def held_out_split(
         take[ranked[:missing]] += 1
     take = np.clip(np.minimum(take, counts - 2), 0, None)
     held_out: list[IntArray] = []
+    place = 0.0 if sequence is None else rng.random()
     for start, count, n in zip(starts, counts, take, strict=True):
         if n == 0:
             continue
@@ -102,7 +105,7 @@ def held_out_split(
         if sequence is None:
             held_out.append(rng.choice(rows, n, replace=False))
         else:
-            begin = int(rng.integers(count - n + 1))
+            begin = int(place * (count - n + 1))
             held_out.append(rows[begin : begin + n])
     mask = np.zeros(n_rows, dtype=bool)
     if held_out:

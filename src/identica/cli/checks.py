@@ -21,6 +21,8 @@ def check_table(
     u: list[str] | None = None,
     drop: list[str] | None = None,
     columns: list[str] | None = None,
+    sequence: str | None = None,
+    windows: int | None = None,
     n_components: int | None = None,
     fit: bool = True,
 ) -> Selection:
@@ -32,6 +34,10 @@ def check_table(
         What was read.
     u, drop, columns : list of str, optional
         Names, comma lists or patterns of auxiliary, ignored and observed columns.
+    sequence : str, optional
+        Column that says which time series a row belongs to.
+    windows : int, optional
+        Number of equal windows of time that serve as u.
     n_components : int, optional
         Number of components asked for.
     fit : bool
@@ -42,7 +48,7 @@ def check_table(
     DataError
         Naming the file, the column, the line and the value at fault.
     """
-    selection = select(table, u=u, drop=drop, columns=columns)
+    selection = select(table, u=u, drop=drop, columns=columns, sequence=sequence, windows=windows)
     check_selection(selection, n_components=n_components, fit=fit)
     return selection
 
@@ -54,7 +60,7 @@ def check_selection(selection: Selection, *, n_components: int | None = None, fi
         _check_numeric(table, name)
     x = selection.observations()
     _check_finite(table, selection.x, x)
-    if selection.u:
+    if selection.u or selection.sequence:
         _check_auxiliary_complete(selection)
     if not fit:
         return
@@ -71,6 +77,8 @@ def check_selection(selection: Selection, *, n_components: int | None = None, fi
         )
     if selection.u:
         _check_segments(selection)
+    elif selection.windows:
+        _check_windows(selection)
 
 
 def _check_numeric(table: Table, name: str) -> None:
@@ -129,7 +137,8 @@ def _check_constant(table: Table, names: list[str], x: FloatArray) -> None:
 
 def _check_auxiliary_complete(selection: Selection) -> None:
     table = selection.table
-    for name in selection.u:
+    for name in [*selection.u, *([selection.sequence] if selection.sequence else [])]:
+        role = "sequence" if name == selection.sequence else "u"
         values = table.column(name)
         bad = values.isna().to_numpy()
         if pd.api.types.is_float_dtype(values):
@@ -139,9 +148,19 @@ def _check_auxiliary_complete(selection: Selection) -> None:
             more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
             got = "nothing" if values.isna().iloc[row] else values.iloc[row]
             raise DataError(
-                f"{table.path}: u column {name!r}, {table.place(row)}: expected a label or a finite number, "
+                f"{table.path}: {role} column {name!r}, {table.place(row)}: expected a label or a finite number, "
                 f"got {got}{more}; remove these rows or give them a label of their own"
             )
+
+
+def _check_windows(selection: Selection) -> None:
+    table, windows = selection.table, selection.windows
+    counts = selection.auxiliary().value_counts()  # says what is wrong with too few or too many windows
+    if counts.min() < 2:
+        raise DataError(
+            f"--windows {windows}: {table.path} has {table.n_rows} rows, so some windows have only one; expected "
+            "at least two rows in each, and better a hundred"
+        )
 
 
 def _check_segments(selection: Selection) -> None:
@@ -169,5 +188,5 @@ def _check_segments(selection: Selection) -> None:
     raise DataError(
         f"{table.path}: segment {', '.join(selection.u)} = {segment} has only one row ({table.place(row)})"
         f"{more}; expected at least two rows for each value of u; merge rare values, remove their rows, or, "
-        "if u is a number rather than a label, write it with decimals"
+        "if u is a number rather than a label, write it with decimals; if it is a time, use --windows instead"
     )

@@ -22,6 +22,8 @@ def fit(
     u: Annotated[list[str] | None, _COLUMNS] = None,
     drop: Annotated[list[str] | None, _COLUMNS] = None,
     columns: Annotated[list[str] | None, _COLUMNS] = None,
+    sequence: str | None = None,
+    windows: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
     components: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     method: Method = "flow",
     restarts: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
@@ -36,7 +38,7 @@ def fit(
 ) -> None:
     """Fit a model to a table and write sources, model and report to a run folder.
 
-    Every column that is neither named by --u nor dropped is an observation. Names may be given as
+    Every column that is neither named by --u or --sequence nor dropped is an observation. Names may be given as
     a list with commas, and as patterns: --drop 's*'.
 
     Parameters
@@ -51,6 +53,11 @@ def fit(
         Columns to leave out.
     columns
         Columns to use as observations, instead of all others.
+    sequence
+        Column that says which time series a row belongs to; rows of one are in the order of time.
+        Whole blocks of rows are then held out, not single rows that resemble their neighbours.
+    windows
+        For time series without --u: cut them into this many equal windows, which serve as u.
     components
         Number of sources; as many as columns if omitted.
     method
@@ -80,6 +87,8 @@ def fit(
         "u": u,
         "drop": drop,
         "columns": columns,
+        "sequence": sequence,
+        "windows": windows,
         "components": components,
         "method": method,
         "restarts": restarts,
@@ -91,10 +100,13 @@ def fit(
     }
     if resume and overwrite:
         raise UsageError("--resume continues a run and --overwrite starts it anew; choose one")
-    if method in ("flow", "ivae") and not u:
+    if u and windows:
+        raise UsageError("--u names what u is and --windows makes u out of time; choose one")
+    if method in ("flow", "ivae") and not u and not windows:
         raise UsageError(
             f"--method {method} needs --u COLUMN: it tells sources apart by how they change with u (a "
-            "segment, a condition, time). Name a column, or use --method linear or vae, which need none"
+            "segment, a condition, time). Name a column; or, if rows are in the order of time, add --windows "
+            "20; or use --method linear or vae, which need none"
         )
 
     from identica.cli.checks import check_table
@@ -103,7 +115,9 @@ def fit(
     from identica.report.storage import sha256_of, write_text
 
     data = read_table(table)
-    selection = check_table(data, u=u, drop=drop, columns=columns, n_components=components)
+    selection = check_table(
+        data, u=u, drop=drop, columns=columns, sequence=sequence, windows=windows, n_components=components
+    )
     digest = sha256_of(table)
     settings = {key: value for key, value in options.items() if key not in ("table", "strict")}
     record: dict[str, Any] = {
@@ -114,6 +128,8 @@ def fit(
         "n_rows": data.n_rows,
         "columns": selection.x,
         "u": selection.u,
+        "sequence": selection.sequence,
+        "windows": windows,
         "seed": seed,
         "options": settings,
         "versions": versions(),
@@ -169,16 +185,17 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
     from identica.report.collect import collect
     from identica.report.write import write_report
 
-    x, u = selection.observations_frame(), selection.auxiliary()
+    x, u, ids = selection.observations_frame(), selection.auxiliary(), selection.sequence_ids()
     say(
         f"fitting {options['method']} to {len(x)} rows, {x.shape[1]} columns"
         + (f", u = {', '.join(selection.u)}" if selection.u else "")
+        + (f", u = {selection.windows} windows of time" if selection.windows else "")
     )
     estimator = build_estimator(options["method"], options, u)
     with ProgressDisplay("fitting") as display:
         if "callbacks" in estimator.get_params(deep=False):
             estimator.set_params(callbacks=[display, Recorder(run, record)], checkpoint=str(run.checkpoint))
-        estimator.fit(x, u=u)
+        estimator.fit(x, u=u, sequence=ids)
     if "checkpoint" in estimator.get_params(deep=False):
         # The checkpoint stays until all is written: whatever fails from here on, --resume has the fit at once.
         estimator.set_params(callbacks=None, checkpoint=None)
@@ -195,8 +212,14 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
         estimator,
         x,
         u,
+        sequence=ids,
         places=selection.table.places,
-        facts={"table": Path(options["table"]).name, "SHA-256": record["sha256"]},
+        facts={
+            "table": Path(options["table"]).name,
+            "SHA-256": record["sha256"],
+            "sequence": selection.sequence,
+            "windows": selection.windows,
+        },
     )
     write_frame(run.sources, contents.table())
     write_history(run.history, contents.history)
@@ -257,9 +280,9 @@ def _check_same(out: Path, previous: dict[str, Any], record: dict[str, Any]) -> 
             "differs); give the same table, or start anew with --overwrite"
         )
     # How the columns were chosen does not matter, only which.
-    chosen = {"u", "columns", "drop"}
-    before = {"columns": previous["columns"], "u": previous["u"]}
-    now = {"columns": record["columns"], "u": record["u"]}
+    chosen = {"u", "columns", "drop", "sequence"}
+    before = {key: previous.get(key) for key in ("columns", "u", "sequence")}
+    now = {key: record[key] for key in ("columns", "u", "sequence")}
     before |= {key: value for key, value in previous["options"].items() if key not in chosen}
     now |= {key: value for key, value in record["options"].items() if key not in chosen}
     changed = [key for key in now if plain(now[key]) != before.get(key)]

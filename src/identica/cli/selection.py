@@ -1,4 +1,4 @@
-"""Which columns are observed and which are the auxiliary variable u."""
+"""Which columns are observed, which are the auxiliary variable u, and which says the time series."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,11 +15,24 @@ from identica.typing import FloatArray
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen columns of a table: ``x`` observed, ``u`` auxiliary (possibly none)."""
+    """The chosen columns of a table.
+
+    Attributes
+    ----------
+    table : Table
+    x, u : list of str
+        Observed and auxiliary columns; ``u`` may be empty.
+    sequence : str or None
+        Column of time-series ids.
+    windows : int or None
+        Number of equal windows of time that serve as u.
+    """
 
     table: Table
     x: list[str]
     u: list[str]
+    sequence: str | None = None
+    windows: int | None = None
 
     def observations(self) -> FloatArray:
         """X as float64 (N, d)."""
@@ -31,9 +44,20 @@ class Selection:
 
     def auxiliary(self) -> Any:
         """u as a named Series, a data frame of several columns, or None."""
+        if self.windows is not None:
+            from identica.series import segments
+
+            ids = self.sequence_ids()
+            return pd.Series(segments(self.table.n_rows, windows=self.windows, sequence=ids), name="window")
         if not self.u:
             return None
         return self.table.frame[self.u[0]] if len(self.u) == 1 else self.table.frame[self.u]
+
+    def sequence_ids(self) -> pd.Series | None:
+        """Time-series ids, one series where windows are cut from the whole table, or None."""
+        if self.sequence is not None:
+            return self.table.column(self.sequence)
+        return None if self.windows is None else pd.Series(np.zeros(self.table.n_rows, dtype=np.int64))
 
 
 def split_names(values: list[str] | None) -> list[str]:
@@ -69,8 +93,10 @@ def select(
     u: list[str] | None = None,
     drop: list[str] | None = None,
     columns: list[str] | None = None,
+    sequence: str | None = None,
+    windows: int | None = None,
 ) -> Selection:
-    """Choose columns: observed are ``columns``, or all that are neither u nor dropped.
+    """Choose columns: observed are ``columns``, or all that are neither u, sequence nor dropped.
 
     Raises
     ------
@@ -79,22 +105,26 @@ def select(
     """
     auxiliary = find_columns(table, split_names(u), "--u")
     dropped = find_columns(table, split_names(drop), "--drop")
+    series = find_columns(table, [sequence] if sequence else [], "--sequence")
+    if len(series) > 1:
+        raise DataError(f"--sequence {sequence} names {len(series)} columns; expected one")
     if columns:
         observed = find_columns(table, split_names(columns), "--columns")
         observed = [name for name in observed if name not in dropped]
-        twice = [name for name in observed if name in auxiliary]
+        twice = [name for name in observed if name in (*auxiliary, *series)]
         if twice:
+            other = "--u" if twice[0] in auxiliary else "--sequence"
             raise DataError(
-                f"column {twice[0]!r} is named in --u and in --columns; it is either observed or auxiliary"
+                f"column {twice[0]!r} is named in {other} and in --columns; it is either observed or auxiliary"
             )
     else:
-        observed = [name for name in table.names if name not in auxiliary and name not in dropped]
+        observed = [name for name in table.names if name not in (*auxiliary, *series, *dropped)]
     both = [name for name in auxiliary if name in dropped]
     if both:
         raise DataError(f"column {both[0]!r} is named in --u and in --drop; leave one of them out")
     if not observed:
         raise DataError(f"no observed column is left in {table.path}; it has {_shorten(table.names)}")
-    return Selection(table, observed, auxiliary)
+    return Selection(table, observed, auxiliary, series[0] if series else None, windows)
 
 
 def select_by_name(table: Table, x: list[str], u: list[str] | None = None) -> Selection:

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from identica.errors import IdenticaError
+from identica.series import autocorrelation_time
+from identica.typing import IntArray
 
 
 def linear_method(u: Any) -> str:
@@ -24,7 +26,9 @@ def rows_of(u: Any, rows: np.ndarray) -> Any:
     return u.iloc[rows] if hasattr(u, "iloc") else np.asarray(u)[rows]
 
 
-def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] | None:
+def held_out_scores(
+    estimator: Any, x: pd.DataFrame, u: Any, sequence: IntArray | None = None
+) -> dict[str, Any] | None:
     """Log-likelihood of held-out rows under the model and under linear ICA fitted on the same rows.
 
     Parameters
@@ -35,6 +39,9 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
         Observations.
     u : Series, data frame or None
         Auxiliary variable.
+    sequence : int array of shape (N,), optional
+        Time series of each row. Standard errors then allow for held-out rows that resemble each other
+        within their block: they are those of N / τ independent rows.
 
     Returns
     -------
@@ -44,16 +51,17 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
         or says in ``error`` why linear ICA failed. ``kind`` is "exact", or "lower" where the model's
         score is a lower bound. None if no rows were held out.
     """
-    held_out = np.asarray(estimator.held_out_rows_)
+    held_out = np.sort(np.asarray(estimator.held_out_rows_))
     if len(held_out) == 0:
         return None
+    blocks = None if sequence is None else blocks_of(held_out, sequence)
     x_held, u_held = x.iloc[held_out], rows_of(u, held_out)
     model = np.asarray(estimator.score_samples(x_held, u=u_held), dtype=np.float64)
     scores: dict[str, Any] = {
         "unit": "nats per row",
         "kind": score_kind(estimator),
         "n_rows": len(held_out),
-        "model": {"name": type(estimator).__name__, **_mean(model)},
+        "model": {"name": type(estimator).__name__, **_mean(model, blocks)},
         "linear": None,
         "difference": None,
     }
@@ -76,8 +84,8 @@ def held_out_scores(estimator: Any, x: pd.DataFrame, u: Any) -> dict[str, Any] |
         # A failed comparison must not cost the result of a long fit; the report says what happened.
         scores["linear"] = {"name": f"linear ICA ({method})", "error": str(error)}
         return scores
-    scores["linear"] = {"name": f"linear ICA ({method})", **_mean(linear)}
-    scores["difference"] = _mean(model - linear)
+    scores["linear"] = {"name": f"linear ICA ({method})", **_mean(linear, blocks)}
+    scores["difference"] = _mean(model - linear, blocks)
     return scores
 
 
@@ -89,6 +97,20 @@ def score_kind(estimator: Any) -> str:
     return "exact" if exact else "lower"
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
+def blocks_of(rows: IntArray, sequence: IntArray) -> IntArray:
+    """Which block each of some rows belongs to: rows that follow each other in their time series."""
+    order = np.argsort(sequence, kind="stable")
+    place = np.empty(len(sequence), dtype=np.int64)
+    place[order] = np.arange(len(sequence))
+    ranked = np.argsort(place[rows])
+    new = (np.diff(place[rows][ranked]) > 1) | (np.diff(sequence[rows][ranked]) != 0)
+    blocks = np.empty(len(rows), dtype=np.int64)
+    blocks[ranked] = np.concatenate([[0], np.cumsum(new)])
+    return blocks
+
+
+def _mean(values: np.ndarray, blocks: IntArray | None = None) -> dict[str, float]:
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    if blocks is not None:
+        error *= np.sqrt(max(1.0, float(autocorrelation_time(values[:, None], blocks)[0])))
     return {"mean": float(values.mean()), "standard_error": float(error)}

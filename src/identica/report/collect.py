@@ -10,6 +10,7 @@ from identica.errors import Status
 from identica.report import statements
 from identica.report.baseline import held_out_scores
 from identica.report.contents import ReportContents
+from identica.report.neighbours import neighbours
 
 
 def collect(
@@ -17,6 +18,7 @@ def collect(
     x: pd.DataFrame,
     u: Any = None,
     *,
+    sequence: Any = None,
     places: Callable[[list[int]], list[str]] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> ReportContents:
@@ -30,6 +32,8 @@ def collect(
         The rows it was fitted on, held-out rows included.
     u : Series or data frame with N rows, optional
         The auxiliary variable.
+    sequence : array-like of shape (N,), optional
+        Time-series ids that the estimator was fitted with.
     places : callable, optional
         Names rows by where they stand in the user's file; rows counted from 1 if omitted.
     facts : dict, optional
@@ -47,7 +51,8 @@ def collect(
     gross = np.asarray(estimator.gross_rows_, dtype=int)
     used = np.setdiff1d(np.arange(len(x)), gross)
     n = int(estimator.n_components_)
-    scores = held_out_scores(estimator, x, u)
+    ids = None if sequence is None else np.unique(np.asarray(sequence), return_inverse=True)[1]
+    scores = held_out_scores(estimator, x, u, ids)
     status: Status = estimator.status_
     name = type(estimator).__name__
 
@@ -62,6 +67,9 @@ def collect(
             else None,
             statements.modulation(sources[used], used_codes, names) if used_codes is not None else None,
             statements.independence(sources[used], used_codes, names),
+            neighbours(
+                sources[used], used_codes, None if ids is None else ids[used], names, scores is not None
+            ),
             statements.collapse(
                 [names[i] for i in getattr(estimator, "collapsed_components_", ())], n, has_u=_uses_u(name)
             ),

@@ -8,6 +8,8 @@ def section(contents: ReportContents) -> Section:
     """Facts of the fit beside all findings."""
     facts = contents.facts
     u = ", ".join(facts["u"]) or "none"
+    if facts.get("windows"):
+        u = "equal windows of time"
     if facts["kind"] == "discrete":
         u += f" ({facts['n_segments']} segments)"
     elif facts["kind"] == "continuous":
@@ -17,6 +19,8 @@ def section(contents: ReportContents) -> Section:
     rows = f"{facts['rows_fitted']:,} fitted, {facts['rows_held_out']:,} held out"
     if facts["rows_excluded"]:
         rows += f", {facts['rows_excluded']} left out as gross spikes"
+    if facts.get("sequence"):
+        rows += f"; time series by {facts['sequence']}"
     parameters = [f"{key}={value}" for key, value in facts["parameters"].items() if value is not None]
     listed = [
         ("Table", facts.get("table", "–")),
