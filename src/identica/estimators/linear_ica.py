@@ -176,9 +176,10 @@ class LinearICA(ExactEstimator):
         # It says only by a warning whether it converged: its count of iterations does not tell.
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            _, unmixing, _, n_iter = picard(
+            result: Any = picard(
                 scores.T, whiten=False, max_iter=self.max_iter, random_state=self.seed_, return_n_iter=True
             )
+        _, unmixing, _, n_iter = result
         converged = not any("did not converge" in str(warning.message) for warning in said)
         return np.asarray(unmixing), int(n_iter), converged
 

@@ -84,7 +84,10 @@ def _gain(linear: str, gain: float, error: float, bound: bool) -> Finding:
     else:
         verdict, text = (
             "warning",
-            (f"No clear gain: {numbers}. The simpler linear sources describe these rows as well."),
+            (
+                f"No clear gain, two standard errors or less: {numbers}. These rows do not call for a nonlinear "
+                "model; the simpler linear sources describe them as well."
+            ),
         )
     return Finding(
         "gain over linear ICA", gain, "nats per row", (gain - 2 * error, gain + 2 * error), verdict, text
