@@ -7,7 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from identica.conditionals.base import Conditional
-from identica.families import ExponentialFamily, as_distribution
+from identica.families import ExponentialFamily, Family, as_distribution
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
@@ -92,30 +92,30 @@ class NetworkMap(eqx.Module):
 
 
 class ModulatedPrior(Conditional):
-    """p(z|u) = Π_i p(z_i; λ_i(u)) with an exponential family and λ from a table or a network.
+    """p(z|u) = Π_i p(z_i; λ_i(u)) with a family (Khemakhem et al.: exponential) and λ from a table or a network.
 
     Equation (7) of Khemakhem et al. (2020).
 
     Attributes
     ----------
-    family : ExponentialFamily
+    family : Family
         Of every component.
     parameters : Table or NetworkMap
         From u to raw parameters (…, n, k).
     """
 
-    family: ExponentialFamily
+    family: Family
     parameters: Table | NetworkMap
 
     @classmethod
     def table(
-        cls, family: ExponentialFamily, statistics_mean: Array, counts: Array, *, floor: float = 1e-4
+        cls, family: Family, statistics_mean: Array, counts: Array, *, floor: float = 1e-4
     ) -> "ModulatedPrior":
         """The table of maximum-likelihood parameters.
 
         Parameters
         ----------
-        family : ExponentialFamily
+        family : Family
         statistics_mean : (M, n, k)
             Averaged sufficient statistics.
         counts : (M,)

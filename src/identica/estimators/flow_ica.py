@@ -5,13 +5,13 @@ from typing import Any
 from identica.errors import DataError
 from identica.estimators.base import Problem
 from identica.estimators.exact import ExactEstimator
-from identica.estimators.flow_stages import FlowPlan, affordable_layers
+from identica.estimators.flow_stages import FlowPlan, affordable_layers, refinable
 from identica.estimators.validation import check_count, check_sizes
-from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
+from identica.families import Family, GaussianLocationScale, GaussianScale, LaplaceScale, PowerLocationScale
 from identica.training import Stage
 
 _DEFAULT_LAYERS = 5
-_FAMILIES: dict[str, ExponentialFamily] = {
+_FAMILIES: dict[str, Family] = {
     "gaussian": GaussianLocationScale(),
     "gaussian-scale": GaussianScale(),
     "laplace": LaplaceScale(),
@@ -92,7 +92,7 @@ class FlowICA(ExactEstimator):
         self,
         n_components: int | None = None,
         *,
-        prior: str = "gaussian",
+        prior: str = "auto",
         hidden_sizes: tuple[int, ...] | None = None,
         max_iter: int = 2500,
         n_restarts: int = 8,
@@ -117,8 +117,10 @@ class FlowICA(ExactEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """Growth layer by layer, then a quasi-Newton polish."""
-        if self.prior not in list(_FAMILIES):
-            raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
+        if self.prior not in ("auto", *_FAMILIES):
+            raise ValueError(f"prior must be one of auto, {', '.join(_FAMILIES)}, got {self.prior!r}")
+        n = problem.n_components
+        family = PowerLocationScale.gaussian(n) if self.prior == "auto" else _FAMILIES[self.prior]
         if not problem.discrete and self.prior != "gaussian":
             raise DataError(
                 f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='gaussian' or cut u into bins"
@@ -127,10 +129,12 @@ class FlowICA(ExactEstimator):
         plan = FlowPlan(
             n_layers=self.n_layers_,
             n_components=problem.n_components,
-            family=_FAMILIES[self.prior],
+            family=family,
             n_segments=problem.n_segments if problem.discrete else 0,
             max_iter=self.max_iter,
             restarts=check_count("n_restarts", self.n_restarts),
+            held_out=problem.held_out,
+            refined=self.hidden_sizes is None and refinable(n, problem.n_rows),
         )
         return plan.stages()
 

@@ -1,15 +1,17 @@
-"""Recipe of `FlowICA`: restarts of a shallow network, grown layer by layer, then polished."""
+"""Recipe of `FlowICA`: restarts of a shallow network, grown layer by layer, refined, then polished."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from identica.conditionals import ModulatedPrior, NetworkMap
 from identica.data import Dataset
-from identica.families import ExponentialFamily
+from identica.families import Family
 from identica.models.flow import FlowModel
+from identica.networks.coupling import CouplingStack, RefinedNetwork, coupling_parameters
 from identica.networks.invertible import InvertibleNetwork
 from identica.objectives.exact_likelihood import (
     ExactLikelihood,
@@ -18,6 +20,10 @@ from identica.objectives.exact_likelihood import (
     ProfileLikelihood,
 )
 from identica.training import LBFGS, Adam, Stage
+from identica.training.compiled import evaluate_population
+from identica.training.loop import MONITOR_ROWS
+from identica.training.population import stack
+from identica.training.stage import Evaluate, Prepare
 from identica.typing import Array, Key
 
 GROWTH_ROWS = 2048
@@ -32,6 +38,13 @@ _LATER_SHARE = 8
 _POLISH = 0.06
 """Iterations of the polish per step of growth."""
 
+_COUPLINGS, _UNITS = 6, 32
+_REFINEMENT, _PATIENCE = 0.6, 4
+"""Steps of refinement per step of growth, and chunks without gain after which it ends."""
+
+_WORTHWHILE = 2e-3
+"""Gain in held-out nats per value for which couplings are kept."""
+
 
 @dataclass(frozen=True)
 class FlowPlan:
@@ -43,7 +56,7 @@ class FlowPlan:
         Linear maps of the final network.
     n_components : int
         Number n of sources.
-    family : ExponentialFamily
+    family : Family
         Of the sources given u.
     n_segments : int
         Number M of segments; 0 for a continuous u, whose prior is a network.
@@ -51,16 +64,22 @@ class FlowPlan:
         Steps of growth, over all stages.
     restarts : int
         Networks trained side by side.
+    held_out : Dataset or None
+        Rows that decide whether couplings are kept; None decides on the fitted ones.
+    refined : bool
+        Whether couplings are tried on the winner.
     batch_size : int
         Rows per step.
     """
 
     n_layers: int
     n_components: int
-    family: ExponentialFamily
+    family: Family
     n_segments: int
     max_iter: int
     restarts: int
+    held_out: Dataset | None = None
+    refined: bool = False
     batch_size: int = 2000
 
     def stages(self) -> list[Stage]:
@@ -89,9 +108,35 @@ class FlowPlan:
                     batch_size=self.batch_size,
                 )
             )
+        unchanged = self._decided(evaluate) if self.refined else _unchanged
+        if self.refined:
+            steps = max(1, round(self.max_iter * _REFINEMENT))
+            adam = Adam(rate=1e-2, b2=0.99, clip=5.0)
+            refine = Stage("refinement", _refine, objective, evaluate, adam, steps, patience=_PATIENCE)
+            stages.append(replace(refine, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
-        stages.append(Stage("polish", _unchanged, objective, evaluate, LBFGS(), polish, chunk=50))
+        stages.append(Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50))
         return stages
+
+    def _decided(self, evaluate: Evaluate) -> Prepare:
+        """``prepare`` that drops the couplings unless held-out rows gain from them.
+
+        Where there are no such rows, each parameter has to earn its own nat.
+        """
+
+        def decide(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+            system = _unchanged(system, data, key)
+            both = [_with_demixer(system, system.demixer.using(used)) for used in (True, False)]  # type: ignore[union-attr]
+            arrays, static = stack(both)
+            rows = data.head(MONITOR_ROWS)
+            held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)
+            with_couplings, without = evaluate_population(arrays, rows, held_out, key, static, evaluate)
+            price = _WORTHWHILE * self.n_components
+            if self.held_out is None:
+                price += coupling_parameters(self.n_components, _COUPLINGS, _UNITS) / data.n_rows
+            return both[0] if with_couplings + price < without else both[1]
+
+        return decide
 
     @property
     def _create(self) -> Callable[[FlowModel | None, Dataset, Key], FlowModel]:
@@ -103,7 +148,7 @@ class FlowPlan:
 
 
 def _random_flow(
-    n: int, most_layers: int, family: ExponentialFamily, examples: Array | None, key: Key
+    n: int, most_layers: int, family: Family, examples: Array | None, key: Key
 ) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
     network = _random_network(n, min(_FIRST_DEPTH, most_layers), most_layers, network_key)
@@ -132,10 +177,38 @@ def _grown_flow(system: FlowModel, x: Array, key: Key) -> FlowModel:
     return FlowModel(system.demixer.grown(x.T, key=key), system.family, system.prior)
 
 
+def _refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    if system is None:
+        raise ValueError("there is nothing to refine before the first stage")
+    network: InvertibleNetwork = system.demixer  # type: ignore[assignment]
+    if system.prior is None:  # otherwise the prior sets the scale
+        network = _standardised(network, data.head(GROWTH_ROWS).x)
+    couplings = CouplingStack.random(system.n_components, _COUPLINGS, _UNITS, key=key)
+    return _with_demixer(system, RefinedNetwork(network, couplings))
+
+
+@eqx.filter_jit
+def _standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
+    z, _ = network(x.T)
+    sd = z.std(1)
+    return network.followed_by(jnp.diag(1 / sd), -z.mean(1) / sd)
+
+
+def _with_demixer(system: FlowModel, demixer: InvertibleNetwork | RefinedNetwork) -> FlowModel:
+    return FlowModel(demixer, system.family, system.prior)
+
+
 def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     if system is None:
         raise ValueError("there is nothing to polish before the first stage")
     return system
+
+
+def refinable(n_components: int, n_rows: int) -> bool:
+    """Whether couplings have at most a quarter as many parameters as there are values."""
+    if n_components < 2:
+        return False
+    return 4 * coupling_parameters(n_components, _COUPLINGS, _UNITS) <= n_rows * n_components
 
 
 def affordable_layers(n_components: int, n_rows: int) -> int:

@@ -1,6 +1,7 @@
 """Exponential families from four primitives; everything else is derived here, once."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -11,7 +12,51 @@ from identica.typing import Array, Key
 VARIANCE_FLOOR = 1e-5
 
 
-class ExponentialFamily(eqx.Module):
+class Family(eqx.Module):
+    """A family of densities of one component whose parameters depend on the auxiliary variable.
+
+    What a model with segments needs: parameters from averages over a segment, the likelihood that they
+    attain, densities, moments and draws. `natural` and `raw` have a last axis of size k.
+    """
+
+    centred: ClassVar[bool] = False
+    """Whether averages are taken of deviations from the segment's mean (`deviation_statistic`)."""
+
+    @property
+    @abc.abstractmethod
+    def number_of_statistics(self) -> int:
+        """Number k of parameters of one component, which is that of its averaged statistics."""
+
+    @abc.abstractmethod
+    def natural_parameters(self, raw: Array) -> Array:
+        """A smooth map from unconstrained numbers (a network's output) onto valid parameters."""
+
+    @abc.abstractmethod
+    def raw_from_natural(self, natural: Array) -> Array:
+        """Inverse of `natural_parameters`."""
+
+    @abc.abstractmethod
+    def natural_from_expectation(self, statistics_mean: Array, *, floor: float = VARIANCE_FLOOR) -> Array:
+        """Maximum-likelihood parameters from averaged statistics (…, k)."""
+
+    @abc.abstractmethod
+    def profile_log_likelihood(self, statistics_mean: Array, *, floor: float = VARIANCE_FLOOR) -> Array:
+        """Average log-likelihood at the maximum, nats per observation, without the base measure."""
+
+    @abc.abstractmethod
+    def log_prob(self, z: Array, natural: Array) -> Array:
+        """log p(z) in nats."""
+
+    @abc.abstractmethod
+    def mean_and_variance(self, natural: Array) -> tuple[Array, Array]:
+        """Mean and variance of z."""
+
+    @abc.abstractmethod
+    def sample(self, natural: Array, *, key: Key) -> Array:
+        """One draw of z for each parameter vector: (..., k) to (...,)."""
+
+
+class ExponentialFamily(Family):
     r"""A family of densities :math:`p(z \mid \lambda) = Q(z) \exp(T(z)^\top \lambda - A(\lambda))`.
 
     One object describes the family; the parameters are arrays that the caller holds, so one object

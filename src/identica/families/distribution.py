@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from identica.families.base import ExponentialFamily
+from identica.families.base import ExponentialFamily, Family
 from identica.families.gaussian_location_scale import GaussianLocationScale
 from identica.families.gaussian_scale import GaussianScale
 from identica.families.laplace_scale import LaplaceScale
@@ -13,11 +13,11 @@ from identica.typing import Array, Key
 
 
 class FamilyDistribution(dist.Distribution):
-    """One-dimensional numpyro distribution of an `ExponentialFamily`, batched over natural parameters.
+    """One-dimensional numpyro distribution of a `Family`, batched over natural parameters.
 
     Parameters
     ----------
-    family : ExponentialFamily
+    family : Family
     natural : (..., k)
         Natural parameters; the leading axes are the batch shape.
     """
@@ -25,7 +25,7 @@ class FamilyDistribution(dist.Distribution):
     support = constraints.real  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("family", "natural")
 
-    def __init__(self, family: ExponentialFamily, natural: Array, *, validate_args: bool | None = None):
+    def __init__(self, family: Family, natural: Array, *, validate_args: bool | None = None):
         self.family, self.natural = family, natural
         super().__init__(batch_shape=natural.shape[:-1], event_shape=(), validate_args=validate_args)
 
@@ -45,10 +45,12 @@ class FamilyDistribution(dist.Distribution):
         return self.family.mean_and_variance(self.natural)[1]
 
     def entropy(self) -> Array:
+        if not isinstance(self.family, ExponentialFamily):
+            raise NotImplementedError(f"{type(self.family).__name__} has no entropy in closed form")
         return self.family.entropy(self.natural)
 
 
-def as_distribution(family: ExponentialFamily, natural: Array) -> dist.Distribution:
+def as_distribution(family: Family, natural: Array) -> dist.Distribution:
     """The numpyro distribution of `family` at `natural` (..., k), with batch shape (...,).
 
     Families that numpyro knows become its own classes, whose samplers are reparametrised and whose

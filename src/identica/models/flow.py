@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from identica.conditionals import MixturePrior, ModulatedPrior
-from identica.families import ExponentialFamily
+from identica.families import Family
+from identica.networks.coupling import RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.typing import Array, Key
 
@@ -18,9 +19,9 @@ class FlowModel(eqx.Module):
 
     Attributes
     ----------
-    demixer : InvertibleNetwork
+    demixer : InvertibleNetwork or RefinedNetwork
         g, from white scores to latents z.
-    family : ExponentialFamily
+    family : Family
         Of the latents given u.
     prior : ModulatedPrior, MixturePrior or None
         None while a profile likelihood is maximised: the best prior is then a function of g.
@@ -28,10 +29,16 @@ class FlowModel(eqx.Module):
         From latents to sources: the stated order, sign and scale. The prior stays that of the latents.
     """
 
-    demixer: InvertibleNetwork
-    family: ExponentialFamily
+    demixer: InvertibleNetwork | RefinedNetwork
+    family: Family
     prior: ModulatedPrior | MixturePrior | None = None
     orientation: AffineMap | None = None
+
+    @property
+    def n_components(self) -> int:
+        """Number n of latents."""
+        network = self.demixer.network if isinstance(self.demixer, RefinedNetwork) else self.demixer
+        return network.last.bias.shape[-1]
 
     def latents(self, x: Array) -> tuple[Array, Array]:
         """z (B, n) and log|det dz/dx| (B,) of scores x (B, n)."""
@@ -53,7 +60,7 @@ class FlowModel(eqx.Module):
         z, log_det = self.latents(x)
         if u is None and isinstance(self.prior, ModulatedPrior):
             natural, log_weights = self.prior.parts()
-            joint = self.family.log_prob(z[:, None, :], natural[None]).sum(-1)
+            joint = self.prior.family.log_prob(z[:, None, :], natural[None]).sum(-1)
             return jax.nn.logsumexp(joint + log_weights, axis=1) + log_det
         return jnp.asarray(self._prior_given(u).log_prob(z)) + log_det
 

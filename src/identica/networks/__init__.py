@@ -1,7 +1,15 @@
 """Networks: multilayer perceptrons, monotone functions and invertible layers."""
 
+from identica.networks.coupling import CouplingStack, RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 
-__all__ = ["AffineMap", "InvertibleNetwork", "MonotoneHinges", "MultilayerPerceptron"]
+__all__ = [
+    "AffineMap",
+    "CouplingStack",
+    "InvertibleNetwork",
+    "MonotoneHinges",
+    "MultilayerPerceptron",
+    "RefinedNetwork",
+]

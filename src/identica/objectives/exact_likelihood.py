@@ -11,8 +11,8 @@ from identica.families.base import VARIANCE_FLOOR
 from identica.models.flow import FlowModel
 from identica.typing import Array, Key
 
-BLOCK_ROWS = 2**15
-"""Rows held in memory at a time when the objective runs over a whole data set."""
+BLOCK_ROWS = 2**12
+"""Rows at a time when the objective runs over a whole data set: few enough to stay in the cache."""
 
 _ONE_HOT_SEGMENTS = 512
 """Up to here a one-hot matrix product sums over segments faster than a scatter does."""
@@ -35,7 +35,8 @@ class ProfileLikelihood:
     averaged sufficient statistics, so that no prior has to be learned: the loss is
     −Σ_u (n_u/n) Σ_i [λ̂_ui·T̄_ui − A(λ̂_ui)] − mean(log Q(z) + log|det J|), where λ̂ is the
     maximum-likelihood parameter for the averages T̄. For the Gaussian this is the mean of
-    log s_ui, as in the released code of GIN (Sorrenson et al., 2020).
+    log s_ui, as in the released code of GIN (Sorrenson et al., 2020). A location-scale family takes
+    the segment's mean as location, and the best scale for it.
 
     Attributes
     ----------
@@ -79,26 +80,73 @@ class HeldOutLikelihood:
 def segment_statistics(system: FlowModel, batch: Dataset, n_segments: int) -> tuple[Array, Array, Array]:
     """Rows per segment (M,), averaged statistics (M, n, k), and mean log Q(z) + log|det J| (scalar).
 
-    Runs in blocks of rows, recomputed in the backward pass, so memory does not grow with N.
+    Runs in blocks of rows, recomputed in the backward pass, so memory does not grow with N. Statistics of
+    deviations from the segments' means take two passes over the blocks.
     """
+    family = system.family
+    if not family.centred:
 
-    def sums(block: Dataset) -> tuple[Array, Array, Array]:
-        z, log_det = system.demixer(block.x.T)
-        statistics = system.family.sufficient_statistics(z)  # (n, B, k)
-        base = system.family.log_base_measure(z).sum(0) + log_det
-        weight = jnp.ones_like(log_det) if block.weight is None else block.weight
+        def sums(block: Dataset) -> tuple[Array, Array, Array]:
+            z, log_det = system.demixer(block.x.T)
+            member = _Membership(block, n_segments)
+            base = family.log_base_measure(z).sum(0) + log_det  # type: ignore[attr-defined]
+            totals = member.sums(family.sufficient_statistics(z))  # type: ignore[attr-defined]
+            return member.counts(), totals, (base * member.weight).sum()
+
+        counts, totals, base = _sum_over_blocks(sums, batch)
+        return counts, totals / jnp.maximum(counts, 1e-6)[:, None, None], base / counts.sum()
+
+    # A single block keeps its latents for the second pass; several would not fit into memory.
+    single = system.demixer(batch.x.T) if batch.n_rows <= BLOCK_ROWS else None
+
+    def first(block: Dataset) -> tuple[Array, Array, Array]:
+        z, log_det = single or system.demixer(block.x.T)
+        member = _Membership(block, n_segments)
+        return member.counts(), member.sums(z[..., None])[..., 0], (log_det * member.weight).sum()
+
+    counts, totals, base = _sum_over_blocks(first, batch)
+    size = jnp.maximum(counts, 1e-6)[:, None]
+    means = totals / size
+
+    def second(block: Dataset) -> Array:
+        z, _ = single or system.demixer(block.x.T)
+        member = _Membership(block, n_segments)
+        deviation = z - member.values_of(means)
+        return member.sums(family.deviation_statistic(deviation.T).T[..., None])[..., 0]  # type: ignore[attr-defined]
+
+    sizes = _sum_over_blocks(second, batch) / size
+    return counts, jnp.stack([means, sizes], axis=-1), base / counts.sum()
+
+
+class _Membership:
+    """Which segment each row of a block belongs to, as sums over segments and values of segments."""
+
+    def __init__(self, block: Dataset, n_segments: int):
+        self.codes, self.n_segments = block.u, n_segments
+        self.weight = jnp.ones(block.n_rows, block.x.dtype) if block.weight is None else block.weight
+        self.one_hot: Array | None = None
         if n_segments <= _ONE_HOT_SEGMENTS:
-            member = (block.u[None, :] == jnp.arange(n_segments)[:, None]) * weight
-            totals = jnp.stack([member @ statistics[..., j].T for j in range(statistics.shape[-1])], axis=-1)
-            counts = member.sum(1)
-        else:
-            weighted = jnp.moveaxis(statistics, 1, 0) * weight[:, None, None]
-            totals = jax.ops.segment_sum(weighted, block.u, n_segments)
-            counts = jax.ops.segment_sum(weight, block.u, n_segments)
-        return counts, totals, (base * weight).sum()
+            self.one_hot = (block.u[None, :] == jnp.arange(n_segments)[:, None]).astype(block.x.dtype)
 
-    counts, totals, base = _sum_over_blocks(sums, batch)
-    return counts, totals / jnp.maximum(counts, 1e-6)[:, None, None], base / counts.sum()
+    def counts(self) -> Array:
+        """Total weight of each segment (M,)."""
+        if self.one_hot is not None:
+            return self.one_hot @ self.weight
+        return jax.ops.segment_sum(self.weight, self.codes, self.n_segments)
+
+    def sums(self, values: Array) -> Array:
+        """Weighted sums (M, n, k) of values (n, B, k)."""
+        if self.one_hot is not None:
+            member = self.one_hot * self.weight
+            return jnp.stack([member @ values[..., j].T for j in range(values.shape[-1])], axis=-1)
+        weighted = jnp.moveaxis(values, 1, 0) * self.weight[:, None, None]
+        return jax.ops.segment_sum(weighted, self.codes, self.n_segments)
+
+    def values_of(self, table: Array) -> Array:
+        """Rows of a table (M, n) for each row of the block, (n, B)."""
+        if self.one_hot is not None:
+            return jnp.matmul(table.T, self.one_hot, precision="highest")
+        return table[self.codes].T
 
 
 def shrink(means: Array, counts: Array, *, strength: float = 1.0) -> Array:
@@ -134,11 +182,12 @@ def _sum_over_blocks(sums, batch: Dataset):
     if batch.n_rows <= BLOCK_ROWS:
         return sums(batch)
     n_blocks = -(-batch.n_rows // BLOCK_ROWS)
+    size = -(-batch.n_rows // n_blocks)
     weight = jnp.ones(batch.n_rows, batch.x.dtype) if batch.weight is None else batch.weight
-    padding = n_blocks * BLOCK_ROWS - batch.n_rows
+    padding = n_blocks * size - batch.n_rows
     pad = lambda leaf: jnp.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1))  # noqa: E731
     blocks = jax.tree.map(
-        lambda leaf: pad(leaf).reshape(n_blocks, BLOCK_ROWS, *leaf.shape[1:]),
+        lambda leaf: pad(leaf).reshape(n_blocks, size, *leaf.shape[1:]),
         Dataset(batch.x, batch.u, weight=weight),
     )
     one = jax.checkpoint(sums)
