@@ -17,6 +17,7 @@ from identica.families import (
     General,
     GeneralizedGaussian,
     LaplaceScale,
+    PowerLocationScale,
     RadialBaseMeasure,
     as_distribution,
 )
@@ -235,3 +236,59 @@ def test_wrong_configurations_are_refused():
         GeneralizedGaussian(0.0)
     with pytest.raises(DataError, match="even number"):
         General(order=3)
+
+
+# Location and scale free, power learned --------------------------------------------------------------
+
+POWERS = np.array([1.0, 2.0, 4.0])
+SHAPED = PowerLocationScale(
+    # The inverse of the soft bound at ±1.6 of log(p/2), written out.
+    (lambda v: v / (1 - (v / 1.6) ** 4) ** 0.25)(np.log(POWERS / 2)).astype(np.float32)  # type: ignore[arg-type]
+)
+LOCATION, SCALE = np.array([0.5, -1.0, 2.0]), np.array([0.7, 1.5, 3.0])
+
+
+def test_a_learned_power_gives_the_generalised_normal_of_scipy():
+    np.testing.assert_allclose(SHAPED.power, POWERS, rtol=1e-5)
+    z = np.linspace(-4, 4, 33)[:, None] + LOCATION
+    parameters = jnp.asarray(np.stack([LOCATION, SCALE], axis=-1), jnp.float32)
+    law = stats.gennorm(POWERS, LOCATION, SCALE)
+    np.testing.assert_allclose(
+        SHAPED.log_prob(jnp.asarray(z, jnp.float32), parameters), law.logpdf(z), rtol=1e-4, atol=2e-4
+    )
+    mean, variance = SHAPED.mean_and_variance(parameters)
+    np.testing.assert_allclose(mean, law.mean(), rtol=1e-5)
+    np.testing.assert_allclose(variance, law.var(), rtol=1e-4)
+    np.testing.assert_allclose(
+        SHAPED.natural_parameters(SHAPED.raw_from_natural(parameters)), parameters, rtol=1e-5
+    )
+    np.testing.assert_array_equal(PowerLocationScale.gaussian(2).power, 2.0)
+
+
+def test_draws_with_a_learned_power_follow_the_law():
+    parameters = jnp.asarray(np.stack([LOCATION, SCALE], axis=-1), jnp.float32)
+    draws = as_distribution(SHAPED, parameters).sample(jax.random.key(0), (4000,))
+    for i in range(3):
+        law = stats.gennorm(POWERS[i], LOCATION[i], SCALE[i])
+        assert stats.kstest(np.asarray(draws)[:, i], law.cdf).pvalue > 1e-3
+
+
+def test_the_best_scale_for_a_power_is_that_of_scipy_and_its_likelihood_the_profile():
+    values = np.random.default_rng(0).laplace(LOCATION, SCALE, (500, 3))
+    centre = values.mean(0)
+    statistic = SHAPED.deviation_statistic(jnp.asarray(values - centre, jnp.float32)).mean(0)
+    averages = jnp.stack([jnp.asarray(centre, jnp.float32), statistic], axis=-1)
+    found = SHAPED.natural_from_expectation(averages, floor=0.0)
+    profile = SHAPED.profile_log_likelihood(averages, floor=0.0)
+    for i in range(3):
+        fitted = stats.gennorm.fit(values[:, i], fbeta=POWERS[i], floc=centre[i])
+        assert float(found[i, 1]) == pytest.approx(fitted[2], rel=1e-3)
+        assert float(profile[i]) == pytest.approx(
+            stats.gennorm(*fitted).logpdf(values[:, i]).mean(), abs=1e-4
+        )
+
+
+def test_a_family_without_a_closed_entropy_says_so():
+    law = as_distribution(SHAPED, jnp.asarray(np.stack([LOCATION, SCALE], axis=-1), jnp.float32))
+    with pytest.raises(NotImplementedError, match="PowerLocationScale has no entropy"):
+        law.entropy()

@@ -10,7 +10,7 @@ from scipy import optimize, stats
 from conftest import make_rows
 from identica.conditionals import MixturePrior, ModulatedPrior, NetworkMap, Table
 from identica.data import Dataset
-from identica.families import GaussianLocationScale, GaussianScale, LaplaceScale
+from identica.families import GaussianLocationScale, GaussianScale, LaplaceScale, PowerLocationScale
 from identica.models import FlowModel
 from identica.networks import AffineMap, InvertibleNetwork
 from identica.objectives import exact_likelihood
@@ -193,6 +193,10 @@ BEST = {
     "gaussian": (GaussianLocationScale(), lambda v: stats.norm(*stats.norm.fit(v))),
     "gaussian-scale": (GaussianScale(), lambda v: stats.norm(*stats.norm.fit(v, floc=0))),
     "laplace": (LaplaceScale(), lambda v: stats.laplace(*stats.laplace.fit(v, floc=0))),
+    "power": (
+        PowerLocationScale(jnp.full(2, -0.4)),
+        lambda v: stats.gennorm(*stats.gennorm.fit(v, fbeta=2 * np.exp(-0.4), floc=v.mean())),
+    ),
 }
 
 
@@ -236,9 +240,11 @@ def test_the_gradient_through_the_profile_is_that_at_the_fixed_best_prior(networ
     np.testing.assert_allclose(profiled, fixed, atol=5e-4)
 
 
-@pytest.mark.parametrize(("kind", "weighted"), [("profile", True), ("exact", False)])
+@pytest.mark.parametrize(("kind", "weighted"), [("profile", True), ("exact", False), ("power", True)])
 def test_blocks_of_rows_sum_to_the_whole_in_value_and_gradient(monkeypatch, flow, data, kind, weighted):
-    objective = ProfileLikelihood(3) if kind == "profile" else ExactLikelihood()
+    objective = ExactLikelihood() if kind == "exact" else ProfileLikelihood(3)
+    if kind == "power":  # two passes: means first, deviations from them second
+        flow = FlowModel(flow.demixer, PowerLocationScale(jnp.asarray([-0.5, 0.3])))
     weight = (
         jnp.asarray(np.random.default_rng(0).integers(0, 3, data.n_rows), jnp.float32) if weighted else None
     )
@@ -250,7 +256,9 @@ def test_blocks_of_rows_sum_to_the_whole_in_value_and_gradient(monkeypatch, flow
     np.testing.assert_allclose(blocks[1], whole[1], atol=1e-4)
 
 
-def test_scatter_and_one_hot_sums_over_segments_agree(monkeypatch, flow, data):
+@pytest.mark.parametrize("family", [GaussianLocationScale(), PowerLocationScale(jnp.asarray([-0.5, 0.3]))])
+def test_scatter_and_one_hot_sums_over_segments_agree(monkeypatch, flow, data, family):
+    flow = FlowModel(flow.demixer, family)
     weight = jnp.asarray(np.random.default_rng(0).integers(0, 3, data.n_rows), jnp.float32)
     batch = Dataset(data.x, data.u, weight=weight)
     one_hot = value_and_gradient(ProfileLikelihood(3), flow, batch)

@@ -38,7 +38,7 @@ _LATER_SHARE = 8
 _POLISH = 0.06
 """Iterations of the polish per step of growth."""
 
-_COUPLINGS, _UNITS = 6, 32
+_COUPLINGS, _UNITS = 6, 16
 _REFINEMENT, _PATIENCE = 0.6, 4
 """Steps of refinement per step of growth, and chunks without gain after which it ends."""
 
@@ -147,9 +147,7 @@ class FlowPlan:
         return create
 
 
-def _random_flow(
-    n: int, most_layers: int, family: Family, examples: Array | None, key: Key
-) -> FlowModel:
+def _random_flow(n: int, most_layers: int, family: Family, examples: Array | None, key: Key) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
     network = _random_network(n, min(_FIRST_DEPTH, most_layers), most_layers, network_key)
     prior = None

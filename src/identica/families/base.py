@@ -1,7 +1,6 @@
 """Exponential families from four primitives; everything else is derived here, once."""
 
 import abc
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -19,13 +18,14 @@ class Family(eqx.Module):
     attain, densities, moments and draws. `natural` and `raw` have a last axis of size k.
     """
 
-    centred: ClassVar[bool] = False
-    """Whether averages are taken of deviations from the segment's mean (`deviation_statistic`)."""
-
     @property
     @abc.abstractmethod
     def number_of_statistics(self) -> int:
         """Number k of parameters of one component, which is that of its averaged statistics."""
+
+    def deviation_statistic(self, deviation: Array) -> Array:
+        """What is averaged of deviations from a segment's mean (…, n), for families that need it."""
+        raise NotImplementedError(f"{type(self).__name__} averages its sufficient statistics")
 
     @abc.abstractmethod
     def natural_parameters(self, raw: Array) -> Array:

@@ -37,8 +37,6 @@ class PowerLocationScale(Family):
 
     shape: Array
 
-    centred = True
-
     @classmethod
     def gaussian(cls, n: int) -> "PowerLocationScale":
         """The family of n components, each with power 2."""

@@ -35,7 +35,9 @@ class CouplingStack(eqx.Module):
         half = n // 2
         sizes = (units, units)
         nets = [
-            MultilayerPerceptron.random(half, sizes, 2 * (n - half), activation="silu", last_scale=0.01, key=k)
+            MultilayerPerceptron.random(
+                half, sizes, 2 * (n - half), activation="squareplus", last_scale=0.01, key=k
+            )
             for k in jax.random.split(key, count)
         ]
         return cls(jax.tree.map(lambda *leaves: np.stack(leaves), *nets), jnp.ones(()))
@@ -53,7 +55,7 @@ class CouplingStack(eqx.Module):
 
         def run(z: Array) -> tuple[Array, Array]:
             start = (z, jnp.zeros(z.shape[1], z.dtype))
-            (z, log_det), _ = jax.lax.scan(couple, start, self.networks, unroll=True)
+            (z, log_det), _ = jax.lax.scan(couple, start, self.networks)
             return jnp.roll(z, self._turned(half), axis=0), log_det
 
         return jax.lax.cond(self.in_use > 0.5, run, lambda z: (z, jnp.zeros(z.shape[1], z.dtype)), z)
@@ -69,7 +71,9 @@ class CouplingStack(eqx.Module):
             return jnp.concatenate([a, (b - shift) * jnp.exp(-log_scale)]), None
 
         def run(z: Array) -> Array:
-            return jax.lax.scan(undo, jnp.roll(z, -self._turned(half), axis=0), self.networks, reverse=True)[0]
+            return jax.lax.scan(undo, jnp.roll(z, -self._turned(half), axis=0), self.networks, reverse=True)[
+                0
+            ]
 
         return jax.lax.cond(self.in_use > 0.5, run, lambda z: z, z)
 
@@ -111,7 +115,9 @@ class RefinedNetwork(eqx.Module):
 
     def using(self, in_use: bool) -> "RefinedNetwork":
         """The same network with its couplings switched on or off."""
-        couplings = CouplingStack(self.couplings.networks, jnp.full_like(self.couplings.in_use, float(in_use)))
+        couplings = CouplingStack(
+            self.couplings.networks, jnp.full_like(self.couplings.in_use, float(in_use))
+        )
         return RefinedNetwork(self.network, couplings)
 
 

@@ -15,6 +15,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "leaky_relu": lambda h: jnp.where(h > 0, h, 0.1 * h),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    # Squareplus (Barron, 2021): smooth as softplus, without a transcendental function per unit.
+    "squareplus": lambda h: 0.5 * (h + jnp.sqrt(h * h + 1.0)),
     "softplus": jax.nn.softplus,
     "tanh": jnp.tanh,
 }

@@ -1,5 +1,6 @@
 """Exact likelihood of a flow: with a prior, or profiled over the priors of all segments."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from identica.conditionals import ModulatedPrior
 from identica.data import Dataset, mean_over_rows
-from identica.families.base import VARIANCE_FLOOR
+from identica.families.base import VARIANCE_FLOOR, ExponentialFamily
 from identica.models.flow import FlowModel
 from identica.typing import Array, Key
 
@@ -80,42 +81,39 @@ class HeldOutLikelihood:
 def segment_statistics(system: FlowModel, batch: Dataset, n_segments: int) -> tuple[Array, Array, Array]:
     """Rows per segment (M,), averaged statistics (M, n, k), and mean log Q(z) + log|det J| (scalar).
 
-    Runs in blocks of rows, recomputed in the backward pass, so memory does not grow with N. Statistics of
-    deviations from the segments' means take two passes over the blocks.
+    The network runs in blocks of rows, recomputed in the backward pass: of all rows only latents are
+    held, n numbers each. Deviations from the segments' means then take a second pass over the latents.
     """
     family = system.family
-    if not family.centred:
+    z, log_det = latents_in_blocks(system, batch.x)
+    rows = Dataset(z, batch.u, weight=batch.weight)
 
-        def sums(block: Dataset) -> tuple[Array, Array, Array]:
-            z, log_det = system.demixer(block.x.T)
+    def averages(statistic: Callable[[Array, _Membership], Array]) -> tuple[Array, Array]:
+        def sums(block: Dataset) -> tuple[Array, Array]:
             member = _Membership(block, n_segments)
-            base = family.log_base_measure(z).sum(0) + log_det  # type: ignore[attr-defined]
-            totals = member.sums(family.sufficient_statistics(z))  # type: ignore[attr-defined]
-            return member.counts(), totals, (base * member.weight).sum()
+            return member.counts(), member.sums(statistic(block.x, member))
 
-        counts, totals, base = _sum_over_blocks(sums, batch)
-        return counts, totals / jnp.maximum(counts, 1e-6)[:, None, None], base / counts.sum()
+        counts, totals = _sum_over_blocks(sums, rows)
+        return counts, totals / jnp.maximum(counts, 1e-6)[:, None, None]
 
-    # A single block keeps its latents for the second pass; several would not fit into memory.
-    single = system.demixer(batch.x.T) if batch.n_rows <= BLOCK_ROWS else None
+    if not isinstance(family, ExponentialFamily):
+        counts, means = averages(lambda z, _: z[..., None])
+        deviation = lambda z, member: z - member.values_of(means[..., 0])  # noqa: E731
+        _, sizes = averages(lambda z, member: family.deviation_statistic(deviation(z, member))[..., None])
+        return counts, jnp.concatenate([means, sizes], axis=-1), mean_over_rows(log_det, batch.weight)
+    counts, means = averages(lambda z, _: family.sufficient_statistics(z))
+    base = family.log_base_measure(z).sum(-1) + log_det
+    return counts, means, mean_over_rows(base, batch.weight)
 
-    def first(block: Dataset) -> tuple[Array, Array, Array]:
-        z, log_det = single or system.demixer(block.x.T)
-        member = _Membership(block, n_segments)
-        return member.counts(), member.sums(z[..., None])[..., 0], (log_det * member.weight).sum()
 
-    counts, totals, base = _sum_over_blocks(first, batch)
-    size = jnp.maximum(counts, 1e-6)[:, None]
-    means = totals / size
-
-    def second(block: Dataset) -> Array:
-        z, _ = single or system.demixer(block.x.T)
-        member = _Membership(block, n_segments)
-        deviation = z - member.values_of(means)
-        return member.sums(family.deviation_statistic(deviation.T).T[..., None])[..., 0]  # type: ignore[attr-defined]
-
-    sizes = _sum_over_blocks(second, batch) / size
-    return counts, jnp.stack([means, sizes], axis=-1), base / counts.sum()
+def latents_in_blocks(system: FlowModel, x: Array) -> tuple[Array, Array]:
+    """`FlowModel.latents` of many rows: z (N, n) and log|det dz/dx| (N,)."""
+    if x.shape[0] <= BLOCK_ROWS:
+        return system.latents(x)
+    blocks, n_rows = _in_blocks(x), x.shape[0]
+    # A lambda, as checkpoint hashes what it wraps.
+    z, log_det = jax.lax.map(jax.checkpoint(lambda block: system.latents(block)), blocks)
+    return z.reshape(-1, z.shape[-1])[:n_rows], log_det.reshape(-1)[:n_rows]
 
 
 class _Membership:
@@ -135,18 +133,17 @@ class _Membership:
         return jax.ops.segment_sum(self.weight, self.codes, self.n_segments)
 
     def sums(self, values: Array) -> Array:
-        """Weighted sums (M, n, k) of values (n, B, k)."""
+        """Weighted sums (M, n, k) of values (B, n, k)."""
         if self.one_hot is not None:
             member = self.one_hot * self.weight
-            return jnp.stack([member @ values[..., j].T for j in range(values.shape[-1])], axis=-1)
-        weighted = jnp.moveaxis(values, 1, 0) * self.weight[:, None, None]
-        return jax.ops.segment_sum(weighted, self.codes, self.n_segments)
+            return jnp.stack([member @ values[..., j] for j in range(values.shape[-1])], axis=-1)
+        return jax.ops.segment_sum(values * self.weight[:, None, None], self.codes, self.n_segments)
 
     def values_of(self, table: Array) -> Array:
-        """Rows of a table (M, n) for each row of the block, (n, B)."""
+        """Rows of a table (M, n) for each row of the block, (B, n)."""
         if self.one_hot is not None:
-            return jnp.matmul(table.T, self.one_hot, precision="highest")
-        return table[self.codes].T
+            return jnp.matmul(self.one_hot.T, table, precision="highest")
+        return table[self.codes]
 
 
 def shrink(means: Array, counts: Array, *, strength: float = 1.0) -> Array:
@@ -181,15 +178,8 @@ def _sum_over_blocks(sums, batch: Dataset):
     """Sum of ``sums(block)`` over blocks of rows; the last one is padded with rows of weight 0."""
     if batch.n_rows <= BLOCK_ROWS:
         return sums(batch)
-    n_blocks = -(-batch.n_rows // BLOCK_ROWS)
-    size = -(-batch.n_rows // n_blocks)
     weight = jnp.ones(batch.n_rows, batch.x.dtype) if batch.weight is None else batch.weight
-    padding = n_blocks * size - batch.n_rows
-    pad = lambda leaf: jnp.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1))  # noqa: E731
-    blocks = jax.tree.map(
-        lambda leaf: pad(leaf).reshape(n_blocks, size, *leaf.shape[1:]),
-        Dataset(batch.x, batch.u, weight=weight),
-    )
+    blocks = jax.tree.map(_in_blocks, Dataset(batch.x, batch.u, weight=weight))
     one = jax.checkpoint(sums)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sums, batch.head(1)))
 
@@ -197,3 +187,12 @@ def _sum_over_blocks(sums, batch: Dataset):
         return jax.tree.map(jnp.add, total, one(block)), None
 
     return jax.lax.scan(add, zero, blocks)[0]
+
+
+def _in_blocks(leaf: Array) -> Array:
+    """(N, …) to (blocks, rows, …) of equal size, the last one filled up with zeros."""
+    n_rows = leaf.shape[0]
+    n_blocks = -(-n_rows // BLOCK_ROWS)
+    size = -(-n_rows // n_blocks)
+    padded = jnp.pad(leaf, [(0, n_blocks * size - n_rows)] + [(0, 0)] * (leaf.ndim - 1))
+    return padded.reshape(n_blocks, size, *leaf.shape[1:])
