@@ -24,23 +24,26 @@ class FlowICA(ExactEstimator):
     The model is x = f(z) with independent sources z_i given u. For a discrete u the best prior of
     every segment is a closed form of the sources, so that only the inverse of f is learned: an
     invertible network that grows layer by layer, in several restarts, of which the held-out
-    likelihood chooses one. No true sources are used at any point. With more columns than
-    components, X is first reduced to its leading principal components.
+    likelihood chooses one. Couplings then refine the winner if held-out rows gain from them. No true
+    sources are used at any point. With more columns than components, X is first reduced to its leading
+    principal components.
 
     Parameters
     ----------
     n_components : int or None
         Number of sources; None takes as many as X has linearly independent columns.
-    prior : {"gaussian", "gaussian-scale", "laplace"}
-        Distribution of each source given u: Gaussian with mean and variance modulated by u, Gaussian
-        with modulated variance only, or Laplace with modulated scale.
+    prior : {"auto", "gaussian", "gaussian-scale", "laplace"}
+        Distribution of each source given u. ``"auto"`` has a location and a scale modulated by u and learns
+        the shape: a generalised Gaussian whose power (1 is Laplace, 2 is Gaussian) is a parameter of each
+        source. The others fix it: Gaussian with mean and variance modulated by u, Gaussian with modulated
+        variance only, or Laplace with modulated scale about 0.
     hidden_sizes : tuple of int or None
         One entry per hidden layer of the network. An invertible network has as many units in every
         layer as there are components, so only the number of entries matters, and they must equal
         the number of components. ``()`` is a linear map. None takes four hidden layers, fewer if
-        there are too few rows to determine them.
+        there are too few rows to determine them, and tries couplings after them.
     max_iter : int
-        Optimiser steps over all stages of growth.
+        Optimiser steps over all stages of growth; refinement and polish come on top, in proportion.
     n_restarts : int
         Networks trained side by side.
     validation_fraction : float
@@ -77,7 +80,7 @@ class FlowICA(ExactEstimator):
     Khemakhem, Kingma, Monti, Hyvärinen (2020), Variational autoencoders and nonlinear ICA, theorems
     1 to 3. Sorrenson, Rother, Köthe (2020), Disentanglement by nonlinear ICA with general
     incompressible-flow networks. Li, Hooi, Lee (2020), Identifying through flows for recovering
-    latent representations.
+    latent representations. Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP.
 
     Examples
     --------

@@ -113,7 +113,7 @@ def _uses_u(name: str) -> bool:
 
 def _statistics(estimator: Any) -> int:
     """Sufficient statistics per source that change with u: mean and variance, or a scale alone."""
-    return 2 if getattr(estimator, "prior", "gaussian") == "gaussian" else 1
+    return 2 if getattr(estimator, "prior", "gaussian") in ("gaussian", "auto") else 1
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:
