@@ -124,9 +124,10 @@ class FlowICA(ExactEstimator):
             raise ValueError(f"prior must be one of auto, {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
         family = PowerLocationScale.gaussian(n) if self.prior == "auto" else _FAMILIES[self.prior]
-        if not problem.discrete and self.prior != "gaussian":
+        if not problem.discrete and self.prior not in ("auto", "gaussian"):
             raise DataError(
-                f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='gaussian' or cut u into bins"
+                f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='auto' or 'gaussian', or "
+                "cut u into bins"
             )
         self.n_layers_ = self._choose_layers(problem)
         plan = FlowPlan(
