@@ -22,6 +22,7 @@ def reproduce(
     rows: int | None = None,
     max_iter: int | None = None,
     restarts: int | None = None,
+    data: Path | None = None,
     out: Path | None = None,
     common: Common | None = None,
 ) -> None:
@@ -33,7 +34,7 @@ def reproduce(
     Parameters
     ----------
     name
-        icebeem, imca, iflow, ivae, tcl or photographs.
+        icebeem, imca, iflow, ivae, tcl, photographs or speech.
     seeds
         Number of data sets, 5 (with --quick 2); each has sources, mixing and initialisation of its own.
     quick
@@ -48,8 +49,11 @@ def reproduce(
         Training steps, instead of FlowICA's default.
     restarts
         Restarts, instead of FlowICA's default.
+    data
+        For speech: npz file of recordings (`sources`, `fs`), or the folder that holds it.
     out
-        Folder for a picture, the table and all numbers. Seeds that are finished there are not run again.
+        Folder for a picture, the table and all numbers (speech: also sound, of the first data set). Seeds that
+        are finished there are not run again.
     """
     common = common or Common()
     from identica.cli.reproduce_runs import QUICK_BUDGET, cases_of
@@ -59,7 +63,7 @@ def reproduce(
     n_seeds = seeds or (2 if quick else 5)
     chosen = {"max_iter": max_iter, "n_restarts": restarts}
     budget = (QUICK_BUDGET if quick else {}) | {k: v for k, v in chosen.items() if v is not None}
-    cases = cases_of(name, quick=quick, layers=layers, segments=segments, rows=rows)
+    cases = cases_of(name, quick=quick, layers=layers, segments=segments, rows=rows, data=data)
     settings = _settings(name, cases, budget)
     with short_warnings(*_expected(budget)) as warnings:
         runs = _run_all(name, cases, n_seeds, budget, settings, out)
@@ -99,6 +103,7 @@ def _run_all(
 ) -> list[dict[str, Any]]:
     from identica.cli.progress import ProgressDisplay
     from identica.cli.reproduce_runs import run_seed
+    from identica.cli.reproduce_sound import sound_writer
     from identica.report.reproduction import read_runs, write_json
 
     runs = [] if out is None else _prepare(out, lambda: read_runs(out, settings))
@@ -119,7 +124,8 @@ def _run_all(
                     text = f"{label}, {progress.name}"
                     display(dataclasses.replace(progress, name=text, fraction=share, seconds=seconds))
 
-                runs.append(plain(run_seed(case, seed, budget, show)))
+                keep = None if out is None or seed > 0 else sound_writer(out, case)
+                runs.append(plain(run_seed(case, seed, budget, show, keep)))
                 if out is not None:
                     write_json(out, {"settings": settings, "runs": runs})
     except KeyboardInterrupt as error:
@@ -131,12 +137,13 @@ def _run_all(
 
 
 def _prepare(out: Path, read: Any) -> list[dict[str, Any]]:
+    from identica.cli.reproduce_sound import SOUND_NAME
     from identica.report.reproduction import FILES
     from identica.report.storage import storage_errors
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; expected a folder, or a name for a new one")
-    if out.is_dir() and any(item.name not in FILES for item in out.iterdir()):
+    if out.is_dir() and any(item.name not in (*FILES, SOUND_NAME) for item in out.iterdir()):
         raise UsageError(f"--out {out} is a folder with other things in it; choose an empty or a new one")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from identica.random import named_rng
 from identica.simulation import mixings, oracle, sources
 from identica.simulation.mixings import Elementwise, LayeredMixing, Mixing
 from identica.simulation.sources import SegmentLaw
+from identica.simulation.splitting import hold_out_rows
 from identica.typing import FloatArray, IntArray
 
 
@@ -78,23 +79,7 @@ class Simulation:
         DataError
             ``held_out`` outside (0, 1), or segments too short to leave a row on both sides.
         """
-        if not 0 < held_out < 1:
-            raise DataError(
-                f"expected held_out between 0 and 1, got {held_out}; 0.2 holds out one row in five"
-            )
-        rng = named_rng(seed, "split")
-        fit, test = [], []
-        for segment in np.unique(self.u):
-            rows = rng.permutation(np.flatnonzero(self.u == segment))
-            cut = round(held_out * len(rows))
-            if not 0 < cut < len(rows):
-                raise DataError(
-                    f"cannot hold out {held_out:g} of the {len(rows)} rows of segment {segment}; "
-                    "simulate longer segments or change held_out"
-                )
-            test.append(rows[:cut])
-            fit.append(rows[cut:])
-        return np.sort(np.concatenate(fit)), np.sort(np.concatenate(test))
+        return hold_out_rows(self.u, held_out, seed)
 
 
 # Mixing, law of the sources, and whether the standard draws are standardised over the sample.
