@@ -119,7 +119,10 @@ class FlowICA(ExactEstimator):
         self.checkpoint = checkpoint
 
     def build(self, problem: Problem) -> list[Stage]:
-        """Growth layer by layer, then a quasi-Newton polish."""
+        """Growth layer by layer, couplings where they help, then a quasi-Newton polish."""
+        return self._plan(problem).stages()
+
+    def _plan(self, problem: Problem) -> FlowPlan:
         if self.prior not in ("auto", *_FAMILIES):
             raise ValueError(f"prior must be one of auto, {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
@@ -130,7 +133,7 @@ class FlowICA(ExactEstimator):
                 "cut u into bins"
             )
         self.n_layers_ = self._choose_layers(problem)
-        plan = FlowPlan(
+        return FlowPlan(
             n_layers=self.n_layers_,
             n_components=problem.n_components,
             family=family,
@@ -140,7 +143,6 @@ class FlowICA(ExactEstimator):
             held_out=problem.held_out,
             refined=self.hidden_sizes is None and refinable(n, problem.n_rows),
         )
-        return plan.stages()
 
     def _choose_layers(self, problem: Problem) -> int:
         n = problem.n_components

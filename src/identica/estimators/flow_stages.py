@@ -29,8 +29,6 @@ from identica.typing import Array, Key
 GROWTH_ROWS = 2048
 """Rows on which a new layer's linear map is fitted."""
 
-_FIRST_DEPTH = 2
-
 _SHARES = {1: 4, 2: 4, 3: 5}
 _LATER_SHARE = 8
 """Steps of the stage of each depth, in proportion: deeper networks need longer."""
@@ -70,6 +68,8 @@ class FlowPlan:
         Whether couplings are tried on the winner.
     batch_size : int
         Rows per step.
+    first_depth : int
+        Layers of the first networks; ``n_layers`` trains the full depth from the start.
     """
 
     n_layers: int
@@ -81,6 +81,7 @@ class FlowPlan:
     held_out: Dataset | None = None
     refined: bool = False
     batch_size: int = 2000
+    first_depth: int = 2
 
     def stages(self) -> list[Stage]:
         """Growth from two layers (one if the final network is linear) to the last, then the polish."""
@@ -88,7 +89,7 @@ class FlowPlan:
             objective, evaluate = ProfileLikelihood(self.n_segments), HeldOutProfile(self.n_segments)
         else:
             objective, evaluate = ExactLikelihood(), HeldOutLikelihood()
-        depths = list(range(min(_FIRST_DEPTH, self.n_layers), self.n_layers + 1))
+        depths = list(range(min(self.first_depth, self.n_layers), self.n_layers + 1))
         shares = [_SHARES.get(depth, _LATER_SHARE) for depth in depths]
         stages = []
         for depth, share in zip(depths, shares, strict=True):
@@ -142,14 +143,17 @@ class FlowPlan:
     def _create(self) -> Callable[[FlowModel | None, Dataset, Key], FlowModel]:
         def create(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
             examples = None if self.n_segments else data.u[:GROWTH_ROWS]
-            return _random_flow(self.n_components, self.n_layers, self.family, examples, key)
+            depth = min(self.first_depth, self.n_layers)
+            return _random_flow(self.n_components, depth, self.n_layers, self.family, examples, key)
 
         return create
 
 
-def _random_flow(n: int, most_layers: int, family: Family, examples: Array | None, key: Key) -> FlowModel:
+def _random_flow(
+    n: int, depth: int, most_layers: int, family: Family, examples: Array | None, key: Key
+) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
-    network = _random_network(n, min(_FIRST_DEPTH, most_layers), most_layers, network_key)
+    network = _random_network(n, depth, most_layers, network_key)
     prior = None
     if examples is not None:
         # Outside compiled code: weights of networks of u may be drawn on the host.
