@@ -130,10 +130,16 @@ class ExactEstimator(SourceEstimator):
                 lambda p: p.parameters.examples, system.prior, data.u[: min(problem.n_rows, GROWTH_ROWS)]
             )
             system = FlowModel(system.demixer, system.family, own)
-        z = apply_in_blocks(_sources_of(system), np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
-        weight, bias = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix()
-        orientation = AffineMap(weight.astype(data.x.dtype), bias.astype(data.x.dtype))  # type: ignore[arg-type]
-        self.model_ = as_numpy(FlowModel(system.demixer, system.family, system.prior, orientation))
+        dtype, n = data.x.dtype, system.n_components
+
+        def oriented(weight: FloatArray, bias: FloatArray) -> FlowModel:
+            orientation = AffineMap(weight.astype(dtype), bias.astype(dtype))  # type: ignore[arg-type]
+            return as_numpy(FlowModel(system.demixer, system.family, system.prior, orientation))
+
+        # Turned by the identity, latents come from the code that `transform` runs, which is then compiled.
+        latents = _sources_of(oriented(np.eye(n), np.zeros(n)))
+        z = apply_in_blocks(latents, np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
+        self.model_ = oriented(*Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix())
 
 
 def as_numpy(model: Any) -> Any:
@@ -165,7 +171,9 @@ def _draw(model: FlowModel, u: Any, key: Any) -> Any:
 
 
 def _sources_of(model: FlowModel) -> Any:
-    return lambda x: _sources(model, x)
+    # Without the prior, so that models that differ in segments only share compiled code.
+    bare = FlowModel(model.demixer, model.family, None, model.orientation)
+    return lambda x: _sources(bare, x)
 
 
 def _scores_of(model: FlowModel) -> Any:

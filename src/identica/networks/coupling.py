@@ -1,5 +1,7 @@
 """Affine couplings: what refines an invertible network where chains of matrices and units are too simple."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,8 @@ class CouplingStack(eqx.Module):
             )
             for k in jax.random.split(key, count)
         ]
-        return cls(jax.tree.map(lambda *leaves: np.stack(leaves), *nets), jnp.ones(()))
+        in_use = np.ones((), jax.dtypes.canonicalize_dtype(float))
+        return cls(jax.tree.map(lambda *leaves: np.stack(leaves), *nets), in_use)  # type: ignore[arg-type]
 
     def __call__(self, z: Array) -> tuple[Array, Array]:
         """Refined z (n, B) and log|det| (B,), nats, of z (n, B)."""
@@ -115,9 +118,8 @@ class RefinedNetwork(eqx.Module):
 
     def using(self, in_use: bool) -> "RefinedNetwork":
         """The same network with its couplings switched on or off."""
-        couplings = CouplingStack(
-            self.couplings.networks, jnp.full_like(self.couplings.in_use, float(in_use))
-        )
+        flag: Any = np.full((), float(in_use), self.couplings.in_use.dtype)
+        couplings = CouplingStack(self.couplings.networks, flag)
         return RefinedNetwork(self.network, couplings)
 
 

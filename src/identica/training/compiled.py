@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from identica.data import Dataset
-from identica.training.population import strongly_typed
+from identica.training.population import picked, stacked, strongly_typed
 from identica.training.solvers import LBFGS, Solver, StepSolver
 from identica.training.stage import Evaluate, Objective
 from identica.typing import Array, Key, PyTree
 
 
+@eqx.filter_jit
 def wrap(data: Dataset, batch_size: int) -> Dataset:
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:batch_size]]), data)
 
@@ -25,12 +25,12 @@ def wrap(data: Dataset, batch_size: int) -> Dataset:
 def init_solver(arrays: PyTree, solver: Solver) -> PyTree:
     if not isinstance(solver, StepSolver):
         return ()
-    return strongly_typed(_init_step_solver(arrays, solver))
+    return _init_step_solver(arrays, solver)
 
 
 @eqx.filter_jit
 def _init_step_solver(arrays: PyTree, solver: StepSolver) -> PyTree:
-    return jax.vmap(solver.init)(arrays)
+    return strongly_typed(jax.vmap(solver.init)(arrays))
 
 
 def minimize(
@@ -45,21 +45,26 @@ def minimize(
     """Iterations of a full-data solver, one restart after another."""
     done, losses = [], []
     for r in range(n_members(arrays)):
-        one = jax.tree.map(lambda leaf: leaf[r], arrays)  # noqa: B023 (used at once)
-        vector, unravel = ravel_pytree(one)
+        one = picked(arrays, r)
+        leaves, structure = jax.tree.flatten(one)
+        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
 
-        def value_and_gradient(
-            v: np.ndarray, unravel=unravel, dtype=vector.dtype
-        ) -> tuple[float, np.ndarray]:
-            loss, gradient = _value_and_gradient(unravel(jnp.asarray(v, dtype)), data, key, static, objective)
-            return float(loss), np.asarray(ravel_pytree(gradient)[0], np.float64)
+        def ravel(tree: PyTree) -> np.ndarray:
+            return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
-        solution, loss = solver.minimize(value_and_gradient, np.asarray(vector), iterations)
-        new = unravel(jnp.asarray(solution, vector.dtype))
+        def unravel(vector: np.ndarray, leaves=leaves, structure=structure, ends=ends) -> PyTree:
+            parts = zip(np.split(vector, ends), leaves, strict=True)
+            return structure.unflatten([part.reshape(like.shape).astype(like.dtype) for part, like in parts])
+
+        def value_and_gradient(v: np.ndarray, unravel=unravel) -> tuple[float, np.ndarray]:
+            loss, gradient = _value_and_gradient(unravel(v), data, key, static, objective)
+            return float(loss), ravel(gradient)
+
+        solution, loss = solver.minimize(value_and_gradient, ravel(one), iterations)
         finite = np.isfinite(loss) and bool(np.isfinite(solution).all())
-        done.append(new if finite else one)
+        done.append(unravel(solution) if finite else one)
         losses.append(loss if finite else np.nan)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *done), np.asarray(losses)
+    return stacked(done), np.asarray(losses)
 
 
 @eqx.filter_jit
@@ -98,17 +103,21 @@ def train_population(
     groups = [np.minimum(np.arange(i, i + size), n_restarts - 1) for i in range(0, n_restarts, size)]
 
     def run(members: np.ndarray) -> tuple[PyTree, PyTree, Array]:
-        pick = lambda tree: jax.tree.map(lambda leaf: leaf[members], tree)  # noqa: E731
+        # One group needs no picking, which would cost a copy from the device and back.
+        own = (arrays, solver_state) if len(groups) == 1 else picked((arrays, solver_state), members)
         return _train_group(
-            pick(arrays), pick(solver_state), data, key, jnp.asarray(members), jnp.asarray(start),
+            *own, data, key, jnp.asarray(members), jnp.asarray(start),
             jnp.asarray(stop), static, objective, solver, jnp.asarray(steps), batch_size, n_rows,
         )  # fmt: skip
 
     # The first group goes alone where it may have to compile; the others then find it compiled.
     alone = 1 if start == 0 else 0
     done = [run(group) for group in groups[:alone]] + in_threads(run, groups[alone:])
-    join = lambda *leaves: jnp.concatenate(leaves)[:n_restarts]  # noqa: E731
-    arrays, solver_state, loss = jax.tree.map(join, *done)
+    if len(groups) == 1:
+        arrays, solver_state, loss = done[0]
+    else:
+        join = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_restarts]  # noqa: E731
+        arrays, solver_state, loss = jax.tree.map(join, *done)
     return arrays, solver_state, np.asarray(loss, dtype=np.float64)
 
 
@@ -177,13 +186,11 @@ def evaluate_population(
     arrays: PyTree, fit_data: Dataset, held_out: Dataset, key: Key, static: PyTree, evaluate: Evaluate
 ) -> np.ndarray:
     """Held-out objective of each restart (R,), one system per compiled call."""
-    host = jax.tree.map(np.asarray, arrays)
 
     def run(r: int) -> Array:
-        one = jax.tree.map(lambda leaf: leaf[r], host)
-        return _evaluate_one(one, fit_data, held_out, key, static, evaluate)
+        return _evaluate_one(picked(arrays, r), fit_data, held_out, key, static, evaluate)
 
-    members = range(n_members(host))
+    members = range(n_members(arrays))
     return np.asarray([float(score) for score in [run(0), *in_threads(run, members[1:])]])
 
 
@@ -191,7 +198,7 @@ def n_members(arrays: PyTree) -> int:
     return jax.tree.leaves(arrays)[0].shape[0]
 
 
-@jax.jit
-def choose(better: Array, new: PyTree, old: PyTree) -> PyTree:
-    pick = lambda a, b: jnp.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
+def choose(better: np.ndarray, new: PyTree, old: PyTree) -> PyTree:
+    """Restarts of ``new`` where ``better`` (R,), else of ``old``."""
+    pick = lambda a, b: np.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
     return jax.tree.map(pick, new, old)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import jax.numpy as jnp
 import numpy as np
 
 from identica.data import Dataset
@@ -304,7 +303,7 @@ class _Run:
             state.arrays, self.monitor_fit, self.monitor, key, static, stage.evaluate
         )
         better = np.where(np.isfinite(held_out), held_out, np.inf) < state.best_held_out
-        state.best = choose(jnp.asarray(better), state.arrays, state.best)
+        state.best = choose(better, state.arrays, state.best)
         state.best_held_out = np.where(better, held_out, state.best_held_out)
         state.stale = 0 if better.any() else state.stale + 1
         state.records.append(
