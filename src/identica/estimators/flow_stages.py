@@ -170,19 +170,19 @@ def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> Invert
 def _grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     if system is None:
         raise ValueError("there is nothing to grow before the first stage")
-    system.demixer.check_room()
+    system.network.check_room()
     return _grown_flow(system, data.head(GROWTH_ROWS).x, key)
 
 
 @eqx.filter_jit
 def _grown_flow(system: FlowModel, x: Array, key: Key) -> FlowModel:
-    return FlowModel(system.demixer.grown(x.T, key=key), system.family, system.prior)
+    return FlowModel(system.network.grown(x.T, key=key), system.family, system.prior)
 
 
 def _refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     if system is None:
         raise ValueError("there is nothing to refine before the first stage")
-    network: InvertibleNetwork = system.demixer  # type: ignore[assignment]
+    network = system.network
     if system.prior is None:  # otherwise the prior sets the scale
         network = _standardised(network, data.head(GROWTH_ROWS).x)
     couplings = CouplingStack.random(system.n_components, _COUPLINGS, _UNITS, key=key)

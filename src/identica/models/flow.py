@@ -35,10 +35,14 @@ class FlowModel(eqx.Module):
     orientation: AffineMap | None = None
 
     @property
+    def network(self) -> InvertibleNetwork:
+        """The demixer without its couplings."""
+        return self.demixer.network if isinstance(self.demixer, RefinedNetwork) else self.demixer
+
+    @property
     def n_components(self) -> int:
         """Number n of latents."""
-        network = self.demixer.network if isinstance(self.demixer, RefinedNetwork) else self.demixer
-        return network.last.bias.shape[-1]
+        return self.network.last.bias.shape[-1]
 
     def latents(self, x: Array) -> tuple[Array, Array]:
         """z (B, n) and log|det dz/dx| (B,) of scores x (B, n)."""
