@@ -104,9 +104,9 @@ def train_population(
 
     def run(members: np.ndarray) -> tuple[PyTree, PyTree, Array]:
         # One group needs no picking, which would cost a copy from the device and back.
-        own = (arrays, solver_state) if len(groups) == 1 else picked((arrays, solver_state), members)
+        own, state = (arrays, solver_state) if len(groups) == 1 else picked((arrays, solver_state), members)
         return _train_group(
-            *own, data, key, jnp.asarray(members), jnp.asarray(start),
+            own, state, data, key, jnp.asarray(members), jnp.asarray(start),
             jnp.asarray(stop), static, objective, solver, jnp.asarray(steps), batch_size, n_rows,
         )  # fmt: skip
 
