@@ -23,7 +23,12 @@ SMALL = {
     "linear": {"n_segments": 10, "n_per_segment": 50},
     "coupling": {"n_segments": 10, "n_per_segment": 50},
     "radial": {"n_segments": 10, "n_per_segment": 50},
+    "pcl": {"n_components": 4, "n_segments": 10, "n_per_segment": 50},
+    "gcl": {"n_components": 4, "n_segments": 10, "n_per_segment": 50, "n_frequencies": 5},
+    "hmm": {"n_components": 2, "n_segments": 5, "n_rows": 500},
+    "pi-vae": {"n_features": 8, "n_rows": 500},
 }
+LONGER = {"hmm": {"n_rows": 700}, "pi-vae": {"n_rows": 700}}
 
 
 def unmixed(data):
@@ -44,17 +49,20 @@ def test_every_scenario_is_complete_finite_and_deterministic(name):
     assert np.isfinite(data.X).all()
     assert data.X.shape[0] == data.S.shape[0] == data.u.shape[0]
     np.testing.assert_array_equal(data.X, again.X)
-    np.testing.assert_array_equal(data.mixing(data.S), data.X)
+    if not data.counts:
+        np.testing.assert_array_equal(data.mixing(data.S), data.X)
+        assert data.ceiling().value == 1.0
     assert not np.allclose(simulate(name, seed=4, **SMALL[name]).S, data.S)
     assert (data.noise_std == 0).all()
-    assert data.ceiling().value == 1.0
     assert data.options == scenario_options(name) | SMALL[name]
     # The mixing of a seed does not depend on the sample size.
-    longer = simulate(name, seed=3, **(SMALL[name] | {"n_per_segment": 70}))
-    np.testing.assert_array_equal(longer.mixing(data.S), data.X)
+    longer = simulate(name, seed=3, **(SMALL[name] | LONGER.get(name, {"n_per_segment": 70})))
+    np.testing.assert_array_equal(longer.mixing(data.S), data.mixing(data.S))
+    assert len(longer.S) == 7 * len(data.S) / 5
 
 
-@pytest.mark.parametrize("name", scenario_names())
+# That of gcl is no map of single rows, that of pi-vae leads to more columns; both have tests of their own.
+@pytest.mark.parametrize("name", [name for name in scenario_names() if name not in ("gcl", "pi-vae")])
 def test_every_mixing_is_locally_injective_with_one_orientation(name):
     data = simulate(name, seed=1, **SMALL[name])
     z = data.S[:: max(1, len(data.S) // 100)]

@@ -42,13 +42,14 @@ class LayeredMixing:
     """Alternating matrices (applied from the right) and one elementwise nonlinearity.
 
     ``scale`` (n,) divides the sources first. With ``nonlinearity_first`` each layer is x <- f(x) W, so the
-    last operation is a matrix in both orders.
+    last operation is a matrix in both orders. ``biases`` (n,) are added after each matrix.
     """
 
     matrices: tuple[FloatArray, ...]
     activation: Elementwise
     nonlinearity_first: bool = False
     scale: FloatArray | None = None
+    biases: tuple[FloatArray, ...] | None = None
 
     def __call__(self, z: FloatArray) -> FloatArray:
         x = z if self.scale is None else z / self.scale
@@ -56,6 +57,8 @@ class LayeredMixing:
             if self.nonlinearity_first or layer > 0:
                 x = self.activation(x)
             x = x @ matrix
+            if self.biases is not None:
+                x = x + self.biases[layer]
         return x
 
 

@@ -8,79 +8,17 @@ mixing of a seed is the same at every sample size.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from identica.errors import DataError
 from identica.random import named_rng
-from identica.simulation import mixings, oracle, sources
+from identica.simulation import mixings, sources, spikes, time_series
+from identica.simulation.drawn import Drawn
 from identica.simulation.mixings import Elementwise, LayeredMixing, Mixing
+from identica.simulation.simulated import Simulation
 from identica.simulation.sources import SegmentLaw
-from identica.simulation.splitting import hold_out_rows
-from identica.typing import FloatArray, IntArray
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """A data set with its truth.
-
-    Attributes
-    ----------
-    X : array (N, d)
-        Observations, ``mixing(S)`` plus noise.
-    u : array (N,) of int
-        Segment label of each row; rows are ordered by segment.
-    S : array (N, n)
-        True sources.
-    name, seed, options
-        What `simulate` was called with, defaults included.
-    noise_std : array (d,)
-        Standard deviation of the Gaussian noise of each channel; zeros when noiseless.
-    mixing : callable
-        Map from sources (..., n) to noiseless observations (..., d).
-    law : SegmentLaw
-        Law of the sources given u, with ``means`` and ``scales`` (M, n).
-    """
-
-    X: FloatArray
-    u: IntArray
-    S: FloatArray
-    name: str
-    seed: int
-    options: dict[str, Any]
-    noise_std: FloatArray
-    mixing: Mixing
-    law: SegmentLaw
-
-    def best_linear(self, fit_rows: Any = None) -> float:
-        """Mean correlation of the sources with their least-squares prediction from X: a linear ceiling."""
-        return oracle.best_linear(self.X, self.S, fit_rows=fit_rows)
-
-    def u_only(self, fit_rows: Any = None) -> float:
-        """Mean correlation of the sources with E[z | u]: what is known without looking at X."""
-        return oracle.u_only(self.S, self.u, fit_rows=fit_rows)
-
-    def ceiling(self, n_rows: int = 400, seed: int = 0) -> oracle.Ceiling:
-        """Bayes-oracle MCC: the most that any estimator can reach on these data; exactly 1 without noise.
-
-        ``n_rows`` random rows are used; the cost grows in proportion. See `oracle.Ceiling` for the fields.
-        """
-        return oracle.ceiling(
-            self.law, self.mixing, self.noise_std, self.X, self.u, self.S, n_rows=n_rows, seed=seed
-        )
-
-    def split(self, held_out: float = 0.2, seed: int = 0) -> tuple[IntArray, IntArray]:
-        """Row numbers to fit on and to hold out, the same share of every segment, each sorted.
-
-        Raises
-        ------
-        DataError
-            ``held_out`` outside (0, 1), or segments too short to leave a row on both sides.
-        """
-        return hold_out_rows(self.u, held_out, seed)
-
 
 # Mixing, law of the sources, and whether the standard draws are standardised over the sample.
 _Plan = tuple[Mixing, SegmentLaw, bool]
@@ -273,14 +211,31 @@ _SCENARIOS: dict[str, _Scenario] = {
     "coupling": _coupling,
     "radial": _radial,
 }
+# Scenarios that draw sources and u in their own way; only a law given u has a ceiling under Gaussian noise.
+_DRAWN: dict[str, Callable[..., Drawn]] = {
+    "pcl": time_series.pcl,
+    "gcl": time_series.gcl,
+    "hmm": time_series.hmm,
+    "pi-vae": spikes.pi_vae,
+}
+_ALL: dict[str, Callable[..., Any]] = {**_SCENARIOS, **_DRAWN}
+_NOISELESS = ("pcl", "gcl", "pi-vae")
 # Smallest allowed value of each integer option.
-_SMALLEST = {"n_components": 1, "n_features": 1, "n_segments": 1, "n_per_segment": 2, "layers": 1}
+_SMALLEST = {
+    "n_rows": 2,
+    "n_frequencies": 1,
+    "n_components": 1,
+    "n_features": 1,
+    "n_segments": 1,
+    "n_per_segment": 2,
+    "layers": 1,
+}
 _NEEDS_TWO = ("figure1", "imca", "coupling", "radial")
 
 
 def scenario_names() -> tuple[str, ...]:
     """Names that `simulate` accepts."""
-    return tuple(_SCENARIOS)
+    return tuple(_ALL)
 
 
 def scenario_options(name: str) -> dict[str, Any]:
@@ -291,10 +246,11 @@ def scenario_options(name: str) -> dict[str, Any]:
     DataError
         There is no such scenario.
     """
-    if name not in _SCENARIOS:
-        raise DataError(f"unknown scenario {name!r}; choose one of {', '.join(_SCENARIOS)}")
-    parameters = inspect.signature(_SCENARIOS[name]).parameters
-    return {key: p.default for key, p in parameters.items() if key != "seed"} | {"noise": 0.0}
+    if name not in _ALL:
+        raise DataError(f"unknown scenario {name!r}; choose one of {', '.join(_ALL)}")
+    parameters = inspect.signature(_ALL[name]).parameters
+    options = {key: p.default for key, p in parameters.items() if key != "seed"}
+    return options if name in _NOISELESS else options | {"noise": 0.0}
 
 
 def simulate(name: str, *, seed: int, **sizes: Any) -> Simulation:
@@ -313,11 +269,15 @@ def simulate(name: str, *, seed: int, **sizes: Any) -> Simulation:
         linear     the sources of ivae behind one matrix
         coupling   the sources of ivae behind affine couplings and sinh-arcsinh units (our own)
         radial     the sources of ivae behind a norm-dependent twist and a matrix (our own)
+        pcl        Hyvarinen & Morioka (2017): stationary Laplace AR(1), mixed as in tcl; u: windows of time
+        gcl        Morioka et al. (2021), IIA: x_t = f(x_{t-1}, s_t), innovations modulated; u: windows
+        hmm        Halva & Hyvarinen (2020): Gaussian sources of 11 persistent states; u: the true states
+        pi-vae     Zhou & Wei (2020): two sources on a curve, u its angle; 100 Poisson counts
         ========== =====================================================================================
     seed : int
         Non-negative seed; sources, scales, mixing and noise have streams of their own.
     **sizes
-        ``n_components, n_features, n_segments, n_per_segment, layers, uncentered, activation, slope, base``
+        ``n_components, n_features, n_segments, n_per_segment, n_rows, layers, uncentered, activation, slope, base``
         as far as the scenario has them (`scenario_options` lists them with their published defaults), and
         ``noise``: standard deviation of added Gaussian noise as a fraction of that of each noiseless channel.
 
@@ -349,19 +309,28 @@ def simulate(name: str, *, seed: int, **sizes: Any) -> Simulation:
         if options.get(key) is not None:
             least = 2 if key == "n_components" and name in _NEEDS_TWO else smallest
             options[key] = _integer(key, options[key], least)
-    noise = float(options["noise"])
+    noise = float(options.get("noise", 0.0))
     if not 0 <= noise < np.inf:
         raise DataError(f"expected noise >= 0, got {noise}; 0.1 adds a tenth of the spread of each channel")
 
     arguments = {key: value for key, value in options.items() if key != "noise"}
-    mixing, law, standardise = _SCENARIOS[name](seed, **arguments)
-    u = np.repeat(np.arange(options["n_segments"]), options["n_per_segment"])
-    S = law.sample(u, named_rng(seed, "sources"), standardise=standardise)
-    X = mixing(S)
+    drawn = _DRAWN[name](seed, **arguments) if name in _DRAWN else _independent(name, seed, arguments)
+    X = drawn.mixing(drawn.S)
+    if drawn.counts:
+        X = named_rng(seed, "counts").poisson(X).astype(np.float64)
     noise_std = noise * X.std(0)
     if noise > 0:
         X = X + noise_std * named_rng(seed, "noise").standard_normal(X.shape)
-    return Simulation(X, u, S, name, seed, options, noise_std, mixing, law)
+    S, u, mixing, law = drawn.S, drawn.u, drawn.mixing, drawn.law
+    return Simulation(X, u, S, name, seed, options, noise_std, mixing, law, drawn.counts)
+
+
+def _independent(name: str, seed: int, options: dict[str, Any]) -> Drawn:
+    """Rows independent given their segment, segment by segment."""
+    mixing, law, standardise = _SCENARIOS[name](seed, **options)
+    u = np.repeat(np.arange(options["n_segments"]), options["n_per_segment"])
+    S = law.sample(u, named_rng(seed, "sources"), standardise=standardise)
+    return Drawn(S, u, mixing, law)
 
 
 def _features(n_features: int | None, n_components: int) -> int:

@@ -37,7 +37,7 @@ class SegmentLaw:
         ``standardise`` gives the standard draws e mean 0 and variance 1 over the *whole sample*, as
         published for one generator; the law is then met up to sampling error.
         """
-        e = _standard_draws(rng, self.base, (len(u), self.means.shape[1]))
+        e = standard_draws(rng, self.base, (len(u), self.means.shape[1]))
         if standardise:
             e = (e - e.mean(0)) / e.std(0)
         if self.precisions is None:
@@ -86,7 +86,26 @@ class SegmentLaw:
         return np.sqrt(variances.mean(0) + self.means.var(0))
 
 
-def _standard_draws(rng: np.random.Generator, base: Base, shape: tuple[int, int]) -> FloatArray:
+@dataclass(frozen=True)
+class CurveLaw:
+    """Law of two sources given an angle u: independent Gaussians around a curve (Zhou & Wei 2020, pi-VAE).
+
+    Means ``(u, 2 sin u)``, variances ``(0.6 - 0.3 |sin u|, 0.3 |sin u|)``.
+    """
+
+    def mean(self, u: FloatArray) -> FloatArray:
+        """E[z | u], (N, 2)."""
+        return np.stack([u, 2 * np.sin(u)], axis=-1)
+
+    def sample(self, u: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Sources (N, 2) for angles u (N,)."""
+        height = np.abs(np.sin(u))
+        variances = np.stack([0.6 - 0.3 * height, 0.3 * height], axis=-1)
+        return self.mean(u) + np.sqrt(variances) * rng.standard_normal((len(u), 2))
+
+
+def standard_draws(rng: np.random.Generator, base: Base, shape: tuple[int, int]) -> FloatArray:
+    """Draws of mean 0 and variance 1 from the base law."""
     if base == "gaussian":
         return rng.standard_normal(shape)
     return rng.laplace(scale=np.sqrt(0.5), size=shape)
