@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from identica.networks import AffineMap, InvertibleNetwork, MonotoneHinges
+from identica.networks.determinant import log_abs_det
 from identica.networks.invertible import random_orthogonal
 
 
@@ -181,3 +182,25 @@ def test_merging_a_linear_map_is_applying_it_afterwards():
     (z, log_det), (merged, merged_log_det) = apply(net), apply(net.followed_by(weight, bias))
     np.testing.assert_allclose(merged, weight @ z + bias[:, None], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(merged_log_det - log_det, np.full(20, np.log(2.0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+def test_the_log_determinant_and_its_gradient_are_those_of_numpy(n):
+    weights = np.random.default_rng(n).standard_normal((3, 2, n, n))
+    weights[0, 0] = np.eye(n)[::-1]  # no pivot on the diagonal, if n is even
+    single = jnp.asarray(weights, jnp.float32)
+    slope = jnp.asarray([[1.0, -2.0], [0.5, 1.0], [3.0, 0.0]])
+    loss = jax.jit(jax.value_and_grad(lambda w: (slope * log_abs_det(w)).sum()))
+    value, gradient = loss(single)
+    expected = np.linalg.slogdet(weights)[1]
+    assert float(value) == pytest.approx(float((np.asarray(slope) * expected).sum()), abs=1e-3)
+    inverses = np.swapaxes(np.linalg.inv(weights), -1, -2) * np.asarray(slope)[..., None, None]
+    np.testing.assert_allclose(np.asarray(gradient), inverses, atol=1e-4 * np.abs(inverses).max())
+    assert float(jax.jit(log_abs_det)(jnp.zeros((n, n)))) == -np.inf
+
+
+def test_many_determinants_at_a_time_do_not_wait_for_each_other():
+    """Two batches of large matrices in one program stop the library's routine on two cores for ever."""
+    weights = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4, 50, 50)), jnp.float32)
+    both = jax.jit(jax.vmap(lambda w: log_abs_det(w[:3]).sum() + log_abs_det(w[3])))
+    np.testing.assert_allclose(both(weights), np.linalg.slogdet(np.asarray(weights))[1].sum(1), rtol=1e-4)

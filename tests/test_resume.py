@@ -109,8 +109,9 @@ def test_a_disk_that_fills_after_the_fit_costs_no_training(
     assert (folder / "checkpoint" / "checkpoint.safetensors").exists()
 
     for name, place_of_arrays in (("train_population", 0), ("minimize", 2)):
+        original = getattr(loop, name)
 
-        def train(*arguments, original=getattr(loop, name), at=place_of_arrays):
+        def train(*arguments, original=original, at=place_of_arrays):
             hidden_layers = arguments[at].demixer.maps.bias.shape[1]
             assert hidden_layers == 0, "the fit was finished; only the linear model of the report is trained"
             return original(*arguments)

@@ -5,17 +5,18 @@ its size, and the derivative of a Cholesky factor needs many of them. With rows 
 step of all matrices is one loop over contiguous memory: five times faster at n = 5, even at n = 10
 (measured: 256 matrices, forward and backward, 221 against 1,085 µs and 1,425 against 1,763 µs). Loops
 rather than unrolled code, because XLA would otherwise fuse the steps and recompute each in the next.
+The library's factorisation of many larger matrices is not used at all: like its determinant, it waits
+for the thread pool that it runs on (`identica.networks.determinant`).
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from identica.typing import Array
 
 LARGEST = 10
-"""Above this size the usual batched routines are faster."""
+"""Above this size the usual batched product is faster."""
 
 
 def transpose(a: Array) -> Array:
@@ -60,10 +61,6 @@ def cholesky_with_inverse(a: Array) -> tuple[Array, Array]:
 def _cholesky_with_inverse(a: Array) -> tuple[Array, Array]:
     n = a.shape[0]
     identity = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], a.shape)
-    if n > LARGEST:
-        factor = jnp.linalg.cholesky(jnp.moveaxis(a, -1, 0))
-        inverse = solve_triangular(factor, jnp.moveaxis(identity, -1, 0), lower=True)
-        return jnp.moveaxis(factor, 0, -1), jnp.moveaxis(inverse, 0, -1)
     index = jnp.arange(n)[:, None]
 
     def eliminate(k: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -1,5 +1,6 @@
 """Estimators whose model is a flow: transform is exact, and so is the likelihood."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from identica.conditionals import ModulatedPrior, Table
-from identica.errors import DataError
+from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of
 from identica.estimators.flow_stages import GROWTH_ROWS
@@ -21,6 +22,15 @@ from identica.networks.invertible import AffineMap
 from identica.objectives.exact_likelihood import segment_prior
 from identica.random import draw_seed, named_rng
 from identica.typing import FloatArray
+
+_JUDGED_ROWS, _FEWEST_JUDGED, _PERMUTATIONS = 4096, 50, 50
+"""Held-out rows on which the effect of u is judged, at most and at least, and permutations of u."""
+
+CLEAR_EFFECT = 4.0
+"""Standard deviations over permutations of u beyond which its effect on a source is clear.
+
+Held-out rows have chosen among restarts and weights, so that chance alone reaches beyond the usual two.
+"""
 
 
 class ExactEstimator(SourceEstimator):
@@ -138,8 +148,32 @@ class ExactEstimator(SourceEstimator):
 
         # Turned by the identity, latents come from the code that `transform` runs, which is then compiled.
         latents = _sources_of(oriented(np.eye(n), np.zeros(n)))
-        z = apply_in_blocks(latents, np.asarray(data.x)[: problem.n_rows]).astype(np.float64)
-        self.model_ = oriented(*Orientation.from_rows(z, self.whitening_.standardize(X, grid=True)).matrix())
+        n_held_out = min(len(self.held_out_rows_), _JUDGED_ROWS)
+        rows = [np.asarray(data.x)[: problem.n_rows]]
+        if problem.held_out is not None:
+            rows.append(np.asarray(problem.held_out.x[:n_held_out]))
+        z = apply_in_blocks(latents, np.concatenate(rows))
+        z, held_out = z[: problem.n_rows].astype(np.float64), z[problem.n_rows :]
+        orientation = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True))
+        self.model_ = oriented(*orientation.matrix())
+        self.effect_of_u_ = None
+        if isinstance(self.model_.prior, ModulatedPrior) and n_held_out >= _FEWEST_JUDGED:
+            u = np.asarray(problem.held_out.u[:n_held_out])  # type: ignore[union-attr]
+            effect = effect_of_u(self.model_.prior, held_out, u, named_rng(self.seed_, "shuffled u"))
+            self.effect_of_u_ = effect[:, orientation.order]
+            self._warn_without_effect(*self.effect_of_u_)
+
+    def _warn_without_effect(self, effect: FloatArray, noise: FloatArray) -> None:
+        if (effect > CLEAR_EFFECT * noise).any():
+            return
+        warnings.warn(
+            f"u tells nothing about any source of held-out rows: knowing it is worth {effect.sum():+.4f} nats "
+            f"per row, within what shuffled values of u are worth. Without such knowledge no nonlinear mixture "
+            "can be undone, and these sources are one of endlessly many solutions. Try another u, such as "
+            "conditions, recordings or shorter stretches of time",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def as_numpy(model: Any) -> Any:
@@ -147,7 +181,41 @@ def as_numpy(model: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, model)
 
 
+def effect_of_u(prior: ModulatedPrior, z: Any, u: np.ndarray, rng: np.random.Generator) -> FloatArray:
+    """What knowing u is worth on rows that were not fitted, for each latent.
+
+    The mean of log p(z_i|u) with each row's own u, less its mean over random permutations of u among the
+    rows. If u is independent of z_i, own and permuted values are exchangeable (Fisher, 1935), however well
+    or badly the prior was fitted.
+
+    Parameters
+    ----------
+    prior : ModulatedPrior
+    z : (N, n)
+        Latents of held-out rows.
+    u : (N,) or (N, m)
+        Their auxiliary variable, encoded.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (2, n) array
+        The effect in nats per row, and its standard deviation over permutations.
+    """
+    orders = np.stack([np.arange(len(z)), *(rng.permutation(len(z)) for _ in range(_PERMUTATIONS))])
+    log_p = apply_in_blocks(
+        lambda z, u: _log_prior(prior, z, u), np.tile(z, (len(orders), 1)), u[orders.ravel()]
+    )
+    own, *permuted = log_p.reshape(*orders.shape, -1).mean(axis=1, dtype=np.float64)
+    return np.stack([own - np.mean(permuted, axis=0), np.std(permuted, axis=0, ddof=1)])
+
+
 _segment_prior = eqx.filter_jit(segment_prior)
+
+
+@eqx.filter_jit
+def _log_prior(prior: ModulatedPrior, z: Any, u: Any) -> Any:
+    return prior.family.log_prob(z, prior.natural(u))
 
 
 @eqx.filter_jit

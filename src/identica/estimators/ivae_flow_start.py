@@ -112,7 +112,7 @@ def _standardised(teacher: FlowTeacher, x: Array, weight: Array | None) -> FlowT
     mean = (w @ z) / w.sum()
     sd = jnp.sqrt(w @ (z - mean) ** 2 / w.sum())
     flow = teacher.flow
-    demixer = flow.demixer.followed_by(jnp.diag(1 / sd), -mean / sd)
+    demixer = flow.network.followed_by(jnp.diag(1 / sd), -mean / sd)
     return FlowTeacher(teacher.features, type(flow)(demixer, flow.family, flow.prior), teacher.n_components)
 
 
@@ -121,7 +121,8 @@ def _with_prior_of_features(
     classifier: SegmentClassifier, x: Array, u: Array, weight: Array | None
 ) -> SegmentClassifier:
     h = classifier.encoder.mean(x)
-    family, segments = classifier.prior.family, classifier.prior.parameters.raw.shape[0]  # type: ignore[union-attr]
+    family: ExponentialFamily = classifier.prior.family  # type: ignore[assignment]
+    segments = classifier.prior.parameters.raw.shape[0]  # type: ignore[union-attr]
     codes = classifier.codes(u)
     averages, counts = averaged_statistics(family, h, jnp.zeros_like(h), codes, segments, weight)
     prior = ModulatedPrior.table(family, shrink(averages, counts), counts)

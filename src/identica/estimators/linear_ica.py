@@ -190,7 +190,7 @@ class LinearICA(ExactEstimator):
         to_scores = (
             kept / np.sqrt(self.whitening_.eigenvalues[: self.n_components_]) / self.whitening_.scale[:, None]
         )
-        last, orientation = self.model_.demixer.last, self.model_.orientation
+        last, orientation = self.model_.network.last, self.model_.orientation
         total = np.asarray(orientation.weight, np.float64) @ np.asarray(last.weight, np.float64)  # type: ignore[union-attr]
         self.components_ = total @ to_scores.T
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from identica.conditionals import ModulatedPrior, ProductOfExperts, Table
-from identica.families import ExponentialFamily
+from identica.families import ExponentialFamily, Family
 from identica.typing import Array
 
 
@@ -65,7 +65,7 @@ def segment_log_odds(prior: ModulatedPrior, z: Array) -> Array:
     return table.log_shares + log_densities(prior.family, z, natural)
 
 
-def log_densities(family: ExponentialFamily, z: Array, natural: Array) -> Array:
+def log_densities(family: Family, z: Array, natural: Array) -> Array:
     """log p(z_b; λ_m) for all pairs without the base measure, nats (B, M); one matrix product.
 
     Parameters
@@ -73,7 +73,14 @@ def log_densities(family: ExponentialFamily, z: Array, natural: Array) -> Array:
     family : ExponentialFamily
     z : (B, n)
     natural : (M, n, k)
+
+    Raises
+    ------
+    TypeError
+        For a family without sufficient statistics.
     """
+    if not isinstance(family, ExponentialFamily):
+        raise TypeError(f"{type(family).__name__} is no exponential family, whose statistics are needed here")
     statistics = family.sufficient_statistics(z)
     inner = statistics.reshape(len(z), -1) @ natural.reshape(len(natural), -1).T
     return inner - family.log_partition(natural).sum(-1)

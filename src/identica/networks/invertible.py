@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from identica.networks.determinant import log_abs_det
 from identica.networks.monotone import MonotoneHinges
 from identica.typing import Array, Key
 
@@ -33,7 +34,7 @@ class AffineMap(eqx.Module):
 
     def log_abs_det(self) -> Array:
         """log|det W|, a scalar (one per layer of a stack)."""
-        return jnp.linalg.slogdet(self.weight)[1]
+        return log_abs_det(self.weight)
 
     def inverse(self, y: Array) -> Array:
         """(n, B) to (n, B)."""
