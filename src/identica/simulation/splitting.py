@@ -27,7 +27,7 @@ def hold_out_rows(u: IntArray, held_out: float = 0.2, seed: int = 0) -> tuple[In
     Examples
     --------
     >>> fit, held_out = hold_out_rows(np.repeat([0, 1], 10), 0.2)
-    >>> len(fit), len(held_out), sum(held_out < 10)
+    >>> len(fit), len(held_out), int(sum(held_out < 10))
     (16, 4, 2)
     """
     if not 0 < held_out < 1:
