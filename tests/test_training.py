@@ -398,3 +398,13 @@ def test_a_second_fit_of_the_same_shape_compiles_nothing():
     assert result.n_steps == 52
     assert len(traced) > len(counted), "the counter counts"
     assert counted == []
+
+
+def test_restarts_remember_which_first_one_they_were_grown_from():
+    first = stage("a", restarts=4, keep=2, rule="distance", solver=Adam(rate=1e-6), steps=1, chunk=1)
+    second = stage("b", prepare=unchanged, restarts=5, rule="distance", steps=1, chunk=1)
+    result = run(first, second)
+    places = np.array([_draw_of(r).place for r in range(4)])
+    nearest = np.argsort(((places - ROWS.mean(0)) ** 2).sum(1))[:2]
+    assert [r["origin"] for r in result.restarts] == [int(nearest[i % 2]) for i in range(5)]
+    assert [r["origin"] for r in run(first).restarts] == [0, 1, 2, 3]

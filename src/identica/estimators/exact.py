@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from identica.conditionals import ModulatedPrior, Table
@@ -164,13 +165,13 @@ class ExactEstimator(SourceEstimator):
             self._warn_without_effect(*self.effect_of_u_)
 
     def _warn_without_effect(self, effect: FloatArray, noise: FloatArray) -> None:
-        if (effect > CLEAR_EFFECT * noise).any():
+        if clear_effects(effect, noise).any():
             return
         warnings.warn(
-            f"u tells nothing about any source of held-out rows: knowing it is worth {effect.sum():+.4f} nats "
-            f"per row, within what shuffled values of u are worth. Without such knowledge no nonlinear mixture "
-            "can be undone, and these sources are one of endlessly many solutions. Try another u, such as "
-            "conditions, recordings or shorter stretches of time",
+            "u tells nothing about the sources of held-out rows: no source's distribution differs between "
+            f"values of u by more than by chance (largest distance {effect.max():.3f} of 1). No nonlinear "
+            "mixture can be undone without such differences, and these sources are one of endlessly many "
+            "solutions. Try another u, such as conditions, recordings or shorter stretches of time",
             DataWarning,
             stacklevel=4,
         )
@@ -181,12 +182,24 @@ def as_numpy(model: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, model)
 
 
-def effect_of_u(prior: ModulatedPrior, z: Any, u: np.ndarray, rng: np.random.Generator) -> FloatArray:
-    """What knowing u is worth on rows that were not fitted, for each latent.
+def clear_effects(effect: FloatArray, noise: FloatArray) -> np.ndarray:
+    """Which sources u acts on beyond doubt (n,): all, if it is their sum only that is clear.
 
-    The mean of log p(z_i|u) with each row's own u, less its mean over random permutations of u among the
-    rows. If u is independent of z_i, own and permuted values are exchangeable (Fisher, 1935), however well
-    or badly the prior was fitted.
+    Few held-out rows may show that u acts without showing where.
+    """
+    clear = effect > CLEAR_EFFECT * noise
+    together = effect.sum() > CLEAR_EFFECT * np.sqrt((noise**2).sum())
+    return np.ones_like(clear) if together and not clear.any() else clear
+
+
+def effect_of_u(prior: ModulatedPrior, z: Any, u: np.ndarray, rng: np.random.Generator) -> FloatArray:
+    """How much the densities p(z_i|u) differ between values of u, on rows that were not fitted.
+
+    For each row, its own u and permuted ones are ranked by log p(z_i|u). Over two rows drawn at random
+    the own u wins by P = (1 + D)/2, D being the total variation distance between their densities, so the
+    mean rank estimates the mean D: 0 where u says nothing, 1 where densities do not overlap. If u is
+    independent of z_i, own and permuted values are exchangeable (Fisher, 1935), however well or badly the
+    prior was fitted. Likelihoods themselves would not do: one far row outweighs all others.
 
     Parameters
     ----------
@@ -200,14 +213,15 @@ def effect_of_u(prior: ModulatedPrior, z: Any, u: np.ndarray, rng: np.random.Gen
     Returns
     -------
     (2, n) array
-        The effect in nats per row, and its standard deviation over permutations.
+        The estimate of D for each latent, and its standard deviation over permutations.
     """
     orders = np.stack([np.arange(len(z)), *(rng.permutation(len(z)) for _ in range(_PERMUTATIONS))])
     log_p = apply_in_blocks(
         lambda z, u: _log_prior(prior, z, u), np.tile(z, (len(orders), 1)), u[orders.ravel()]
     )
-    own, *permuted = log_p.reshape(*orders.shape, -1).mean(axis=1, dtype=np.float64)
-    return np.stack([own - np.mean(permuted, axis=0), np.std(permuted, axis=0, ddof=1)])
+    ranks = rankdata(log_p.reshape(*orders.shape, -1), axis=0).mean(axis=1)
+    own, *permuted = 2 * (ranks - 1) / _PERMUTATIONS - 1
+    return np.stack([own, np.std(permuted, axis=0, ddof=1)])
 
 
 _segment_prior = eqx.filter_jit(segment_prior)

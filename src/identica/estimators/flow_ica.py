@@ -70,7 +70,10 @@ class FlowICA(ExactEstimator):
     history_ : dict of arrays
         ``stage, step, restart, loss, held_out``, nats per row.
     restarts_ : list of dict
-        Seed, held-out objective and status of each restart.
+        Seed, held-out objective and status of each restart, and the first network that it grew from.
+    effect_of_u_ : array (2, n_components) or None
+        How much the distribution of each source differs between values of u on held-out rows, as a total
+        variation distance from 0 to 1, and its standard deviation by chance; None with fewer than 50.
     fit_rows_, held_out_rows_, gross_rows_ : int arrays
         Rows that were fitted, held out, and left out as gross spikes.
     seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from identica.errors import Status
-from identica.report import statements
+from identica.report import learned, statements
 from identica.report.baseline import held_out_scores
 from identica.report.contents import ReportContents
 from identica.report.neighbours import neighbours
@@ -56,6 +56,7 @@ def collect(
     status: Status = estimator.status_
     name = type(estimator).__name__
 
+    effect = getattr(estimator, "effect_of_u_", None)
     used_codes = None if codes is None else codes[used]
     findings = [statements.convergence(status, int(estimator.n_iter_)), *statements.held_out(scores, name)]
     findings += [
@@ -65,7 +66,12 @@ def collect(
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
             else None,
-            statements.modulation(sources[used], used_codes, names) if used_codes is not None else None,
+            learned.effect_of_u(effect, names),
+            # Rows that were fitted show an effect of u even where there is none.
+            statements.modulation(sources[used], used_codes, names)
+            if used_codes is not None and effect is None
+            else None,
+            learned.shape(getattr(estimator, "model_", None), names),
             statements.independence(sources[used], used_codes, names),
             neighbours(
                 sources[used], used_codes, None if ids is None else ids[used], names, scores is not None

@@ -113,14 +113,22 @@ def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None
     failed = int((~np.isfinite(values)).sum())
     if failed:
         text += f"; {failed} became non-finite"
+    origins = {r.get("origin", i) for i, r in enumerate(records) if values[i] <= best + tolerance}
+    more = f"a better optimum may exist, so raise n_restarts ({len(values)} here)."
     if agree == 1:
-        text += ". The best stands alone: a better one may exist, so raise the number of restarts."
+        text += f". The best stands alone: {more}"
+    elif len(origins) == 1:
+        text += (
+            f". All of these were grown from the same first network, so their agreement says little: {more}"
+        )
     else:
+        if len(origins) < agree:
+            text += f", grown from {len(origins)} different first networks"
         text += ". Agreement is necessary, not sufficient: all starts share the assumptions of the method."
     return Finding(
         "agreement of restarts",
         f"{agree} of {len(values)}",
-        verdict="good" if agree > 1 else "warning",
+        verdict="good" if len(origins) > 1 else "warning",
         text=text,
         reference=f"within {SAME_OPTIMUM} nats per row and source",
     )

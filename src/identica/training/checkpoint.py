@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from identica.errors import ModelFileError, StorageError
 from identica.typing import PyTree
 
-_FORMAT = 2
+_FORMAT = 3
 _NAME = "checkpoint.safetensors"
 
 

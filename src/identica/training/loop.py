@@ -48,7 +48,8 @@ class Fit:
     history : dict of arrays
         ``stage, step, restart, loss, held_out``: one entry per chunk and restart, nats per row.
     restarts : list of dict
-        Of the last stage that trained several: seed, held-out objective and status of each.
+        Of the last stage that trained several: seed, held-out objective and status of each, and the
+        restart of the first stage that it was grown from (origin).
     status : Status
         How it ended.
     n_steps : int
@@ -70,6 +71,7 @@ class _State:
     solver: PyTree
     best: PyTree
     best_held_out: np.ndarray
+    origins: list[int]
     step: int = 0
     stale: int = 0
     records: list[dict[str, object]] = field(default_factory=list)
@@ -145,6 +147,7 @@ class _Run:
     def __call__(self) -> Fit:
         first, state = self._resume()
         kept: list[PyTree] = []
+        origins: list[int] = []
         records: list[dict[str, object]] = []
         restarts: list[dict[str, object]] = []
         n_steps = 0
@@ -158,6 +161,7 @@ class _Run:
                     init_solver(arrays, stage.solver),
                     arrays,
                     np.full(stage.restarts, np.inf),
+                    [origins[r % len(origins)] if origins else r for r in range(stage.restarts)],
                     records=records,
                     restarts=restarts,
                     n_steps=n_steps,
@@ -180,10 +184,11 @@ class _Run:
                 self._save(index, state, finished=True)
             if stage.restarts > 1 or not state.restarts:
                 state.restarts = [
-                    {"seed": int(r), "held_out": float(h), "status": _restart_status(h).name.lower()}
-                    for r, h in enumerate(state.best_held_out)
+                    {"seed": r, "held_out": float(h), "status": _restart_status(h).name.lower(), "origin": o}
+                    for r, (h, o) in enumerate(zip(state.best_held_out, state.origins, strict=True))
                 ]
             kept = [member(state.best, static, int(r)) for r in order[: stage.keep]]
+            origins = [state.origins[r] for r in order[: stage.keep]]
             records, restarts, n_steps = state.records, state.restarts, state.n_steps
             state = None
             if self.stopped:
@@ -226,6 +231,7 @@ class _Run:
             solver,
             best,
             np.asarray(numbers["best_held_out"], dtype=np.float64),
+            numbers["origins"],
             numbers["step"],
             numbers["stale"],
             numbers["records"],
@@ -243,6 +249,7 @@ class _Run:
             "step": state.step,
             "stale": state.stale,
             "best_held_out": state.best_held_out.tolist(),
+            "origins": state.origins,
             "records": state.records,
             "restarts": state.restarts,
             "n_steps": state.n_steps,

@@ -1,0 +1,95 @@
+"""Findings about what a flow has learned of its sources: the effect of u, and the shape of their densities."""
+
+from typing import Any
+
+import numpy as np
+
+from identica.estimators.exact import CLEAR_EFFECT, clear_effects
+from identica.families import PowerLocationScale
+from identica.findings import Finding
+from identica.networks.coupling import RefinedNetwork
+from identica.typing import FloatArray
+
+_SHAPES = (
+    (0.8, "heavier tails than Laplace"),
+    (1.25, "heavy tails, near Laplace"),
+    (1.7, "between Laplace and Gaussian"),
+    (2.4, "near Gaussian"),
+    (4.0, "light tails"),
+    (np.inf, "light tails, near uniform"),
+)
+"""Words for powers up to each bound."""
+
+
+def effect_of_u(effect: FloatArray | None, names: list[str]) -> Finding | None:
+    """Whether values of u differ in the distribution of each source, on held-out rows.
+
+    Parameters
+    ----------
+    effect : (2, n) array or None
+        ``effect_of_u_`` of an estimator: distance between distributions, and its deviation by chance.
+    names : list of str
+        Of the sources.
+    """
+    if effect is None:
+        return None
+    distance, noise = effect
+    clear = clear_effects(distance, noise)
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, distance, strict=True))
+    weak = [name for name, seen in zip(names, clear, strict=True) if not seen]
+    if not clear.any():
+        verdict = "bad"
+        text = (
+            "u tells nothing about the sources of held-out rows: their distributions differ between values of "
+            f"u no more than by chance (distances {numbers}). Then nothing nonlinear can be recovered, and "
+            "these sources are one of endlessly many solutions that explain the rows equally. Try another u, "
+            "such as conditions, recordings or shorter stretches of time."
+        )
+    elif weak:
+        verdict = "warning"
+        text = (
+            f"On held-out rows u does not clearly change {', '.join(weak)}, which may still be "
+            f"{'a mixture' if len(weak) == 1 else 'mixtures'} (distances between values of u: {numbers})."
+        )
+    else:
+        verdict = "good"
+        text = (
+            "On held-out rows the distributions of the sources differ between values of u by more than chance "
+            f"(distances between values of u: {numbers}). No violation found."
+        )
+    return Finding(
+        "effect of u",
+        float(distance.min()),
+        "total variation distance",
+        verdict=verdict,
+        text=text,
+        reference="mean distance between p(z|u) of two rows, 0 to 1, from ranks of own among permuted u; clear "
+        f"beyond {CLEAR_EFFECT:g} standard deviations over permutations",
+    )
+
+
+def shape(model: Any, names: list[str]) -> Finding | None:
+    """The power of each source's density, and whether couplings were kept; None if no shape was learned."""
+    family = getattr(getattr(model, "prior", None), "family", None)
+    if not isinstance(family, PowerLocationScale):
+        return None
+    powers = np.asarray(family.power)
+    if model.orientation is not None:  # from the order of latents to that of sources
+        powers = powers[np.abs(np.asarray(model.orientation.weight)).argmax(axis=1)]
+    said = ", ".join(
+        f"{name} {power:.1f} ({next(words for bound, words in _SHAPES if power <= bound)})"
+        for name, power in zip(names, powers, strict=True)
+    )
+    text = f"Learned shape of each source given u, as the power of its density: {said}."
+    if isinstance(model.demixer, RefinedNetwork):
+        kept = float(model.demixer.couplings.in_use) > 0.5
+        text += (
+            " Couplings after the grown network were kept, as held-out rows gained from them."
+            if kept
+            else " Couplings after the grown network were tried and dropped: held-out rows did not gain."
+        )
+    value = f"{min(powers):.1f} to {max(powers):.1f}"
+    reference = (
+        "density ∝ exp(−|z − m|^p / α^p): p = 1 Laplace, 2 Gaussian, larger: lighter tails (Subbotin, 1923)"
+    )
+    return Finding("shape of the sources", value, verdict="info", text=text, reference=reference)
