@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from identica.data import Dataset, gross_rows, held_out_split, mean_over_rows
+from identica.data import Dataset, gross_rows, held_out_split, interleaved, mean_over_rows
 from identica.errors import DataError
 
 
@@ -119,3 +119,17 @@ def test_rows_of_weight_zero_do_not_count():
     values, weight = jnp.array([1.0, 5.0, 99.0]), jnp.array([1.0, 3.0, 0.0])
     assert float(mean_over_rows(values, weight)) == pytest.approx(np.average([1, 5], weights=[1, 3]))
     assert float(mean_over_rows(values, None)) == pytest.approx(35.0)
+
+
+def test_interleaved_rows_take_turns_by_segment_and_none_is_lost():
+    rng = np.random.default_rng(0)
+    codes = rng.permutation(np.repeat(np.arange(7), [100, 3, 40, 50, 12, 50, 75]))
+    order = interleaved(codes, 10, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(codes)))
+    arranged = codes[order]
+    borders = np.flatnonzero(np.diff(arranged)) + 1
+    runs = np.split(arranged, borders)
+    assert sorted(run[0] for run in runs[:7]) == list(range(7)), "every segment has its first turn first"
+    assert [len(run) for run in runs[:7]] == [3 if run[0] == 1 else 10 for run in runs[:7]]
+    first = order[arranged == 2]
+    np.testing.assert_array_equal(first, np.flatnonzero(codes == 2)), "rows of a segment keep their order"

@@ -49,6 +49,34 @@ def mean_over_rows(values: Array, weight: Array | None) -> Array:
     return values.mean() if weight is None else (values * weight).sum() / weight.sum()
 
 
+def interleaved(codes: IntArray, per_segment: int, rng: np.random.Generator) -> IntArray:
+    """An order of rows in which contiguous slices hold few segments, each with enough rows.
+
+    Averages over a segment's rows in a slice are what a profile likelihood rests on; from a handful of
+    rows they are biased. So segments take turns in random order, ``per_segment`` rows at a time.
+
+    Parameters
+    ----------
+    codes : (N,) int
+        Segment of each row; the rows are in random order.
+    per_segment : int
+        Rows of a segment that follow each other.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (N,) int
+        Row numbers.
+    """
+    counts = np.bincount(codes)
+    sorted_rows = np.argsort(codes, kind="stable")
+    rank = np.empty(len(codes), dtype=np.int64)  # place of each row among those of its segment
+    rank[sorted_rows] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    turn = rank // per_segment
+    priority = rng.permuted(np.tile(np.arange(len(counts)), (int(turn.max()) + 1, 1)), axis=1)
+    return np.lexsort((rank, priority[turn, codes], turn))
+
+
 def held_out_split(
     n_rows: int,
     fraction: float,

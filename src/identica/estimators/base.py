@@ -179,6 +179,8 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             codes=None if codes is None else codes[usable],
             sequence=None if ids is None else ids[usable],
         )
+        if codes is not None:
+            fit_rows = fit_rows[self._order(codes[usable][fit_rows])]
         self.fit_rows_, self.held_out_rows_ = usable[fit_rows], usable[held_out_rows]
         # A column may vary in a single row, and that row be held out.
         check_variation(self, X[self.fit_rows_], where=" among the fitted rows")
@@ -229,6 +231,10 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         remembered = checkpoint.remembered_seed() if self.random_state is None else None
         checkpoint.seed = draw_seed(self.random_state) if remembered is None else remembered
         return checkpoint
+
+    def _order(self, codes: IntArray) -> IntArray | slice:
+        """How fitted rows of these segments are arranged; they come in random order."""
+        return slice(None)
 
     def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
         return run_stages(

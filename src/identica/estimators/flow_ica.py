@@ -2,13 +2,23 @@
 
 from typing import Any
 
+from identica.data import interleaved
 from identica.errors import DataError
 from identica.estimators.base import Problem
 from identica.estimators.exact import ExactEstimator
-from identica.estimators.flow_stages import FlowPlan, affordable_layers, refinable
+from identica.estimators.flow_stages import (
+    BATCH_SIZE,
+    ROWS_PER_SEGMENT,
+    FlowPlan,
+    affordable_layers,
+    refinable,
+)
 from identica.estimators.validation import check_count, check_sizes
 from identica.families import Family, GaussianLocationScale, GaussianScale, LaplaceScale, PowerLocationScale
+from identica.random import named_rng
 from identica.training import Stage
+from identica.training.loop import MONITOR_ROWS
+from identica.typing import IntArray
 
 _DEFAULT_LAYERS = 5
 _FAMILIES: dict[str, Family] = {
@@ -146,6 +156,13 @@ class FlowICA(ExactEstimator):
             held_out=problem.held_out,
             refined=self.hidden_sizes is None and refinable(n, problem.n_rows),
         )
+
+    def _order(self, codes: IntArray) -> IntArray:
+        """Enough rows of a segment in every batch, and every segment among the rows that are monitored."""
+        segments = int(codes.max()) + 1
+        wanted = max(ROWS_PER_SEGMENT, BATCH_SIZE // segments)
+        per_segment = max(1, min(wanted, MONITOR_ROWS // segments))
+        return interleaved(codes, per_segment, named_rng(self.seed_, "order"))
 
     def _choose_layers(self, problem: Problem) -> int:
         n = problem.n_components

@@ -29,6 +29,13 @@ from identica.typing import Array, Key
 GROWTH_ROWS = 2048
 """Rows on which a new layer's linear map is fitted."""
 
+BATCH_SIZE = 2000
+ROWS_PER_SEGMENT = 50
+"""Rows per step, and how many of them a segment has that occurs in the step."""
+
+_POLISHED_ROWS = 2**16
+"""Most rows of the polish, whose every iteration runs over all of them."""
+
 _SHARES = {1: 4, 2: 4, 3: 5}
 _LATER_SHARE = 8
 """Steps of the stage of each depth, in proportion: deeper networks need longer."""
@@ -80,7 +87,7 @@ class FlowPlan:
     restarts: int
     held_out: Dataset | None = None
     refined: bool = False
-    batch_size: int = 2000
+    batch_size: int = BATCH_SIZE
     first_depth: int = 2
 
     def stages(self) -> list[Stage]:
@@ -116,7 +123,8 @@ class FlowPlan:
             refine = Stage("refinement", _refine, objective, evaluate, adam, steps, patience=_PATIENCE)
             stages.append(replace(refine, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
-        stages.append(Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50))
+        last = Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50)
+        stages.append(replace(last, batch_size=_POLISHED_ROWS))
         return stages
 
     def _decided(self, evaluate: Evaluate) -> Prepare:

@@ -267,7 +267,8 @@ class _Run:
         n_rows = self.data.n_rows
         batch_size = None if stage.batch_size is None or stage.batch_size >= n_rows else stage.batch_size
         # Wrapped at the end, so that every row is equally often in a slice.
-        wrapped = self.data if batch_size is None else wrap(self.data, batch_size)
+        stepwise = isinstance(stage.solver, StepSolver)
+        wrapped = wrap(self.data, batch_size) if stepwise and batch_size is not None else self.data
         try:
             if state.step == 0 and not np.isfinite(state.best_held_out).any():
                 self._evaluate(index, stage, state, static, np.full(stage.restarts, np.nan))
@@ -282,8 +283,9 @@ class _Run:
                         static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
                     )  # fmt: skip
                 else:
+                    rows = self.data if batch_size is None else self.data.head(batch_size)
                     state.arrays, loss = minimize(
-                        stage.solver, stage.objective, state.arrays, static, self.data, key, stop - state.step
+                        stage.solver, stage.objective, state.arrays, static, rows, key, stop - state.step
                     )
                 state.n_steps += stop - state.step
                 state.step = stop

@@ -44,7 +44,7 @@ class Stage:
     keep : int
         How many of them go on.
     batch_size : int or None
-        Rows per step; None takes all.
+        Rows per step; None takes all. Solvers without steps take so many of the first rows, always the same.
     chunk : int
         Steps between two looks at the held-out rows.
     patience : int or None
