@@ -1,6 +1,7 @@
 """Shared data and fitted models. Compiling is most of the cost, so both are made once per session."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,14 @@ class Rows:
     X: np.ndarray
     u: np.ndarray
     S: np.ndarray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drop_compiled_programs():
+    """Forget compiled programs after each file: each holds memory maps, of which a process has only so many."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def make_rows(n_columns: int = 2, n_segments: int = 3, n_per_segment: int = 60, seed: int = 0) -> Rows:
