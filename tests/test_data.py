@@ -131,5 +131,16 @@ def test_interleaved_rows_take_turns_by_segment_and_none_is_lost():
     runs = np.split(arranged, borders)
     assert sorted(run[0] for run in runs[:7]) == list(range(7)), "every segment has its first turn first"
     assert [len(run) for run in runs[:7]] == [3 if run[0] == 1 else 10 for run in runs[:7]]
+    assert max(len(run) for run in runs[7:]) <= 20, "the longest segment does not wait for the end"
     first = order[arranged == 2]
     np.testing.assert_array_equal(first, np.flatnonzero(codes == 2)), "rows of a segment keep their order"
+
+
+def test_one_segment_may_be_far_longer_than_the_others():
+    """It needs memory for its rows only, and batches of the end still hold other segments."""
+    codes = np.random.default_rng(0).permutation(
+        np.append(np.zeros(200_000, int), np.repeat(np.arange(1, 5001), 12))
+    )
+    arranged = codes[interleaved(codes, 6, np.random.default_rng(1))]
+    assert set(arranged[: 5001 * 6]) == set(range(5001))
+    assert len(set(arranged[-20_000:-10_000])) > 100

@@ -241,10 +241,9 @@ def test_wrong_configurations_are_refused():
 # Location and scale free, power learned --------------------------------------------------------------
 
 POWERS = np.array([1.0, 2.0, 4.0])
-SHAPED = PowerLocationScale(
-    # The inverse of the soft bound at ±1.6 of log(p/2), written out.
-    (lambda v: v / (1 - (v / 1.6) ** 4) ** 0.25)(np.log(POWERS / 2)).astype(np.float32)  # type: ignore[arg-type]
-)
+# The inverse of the soft bound at ±1.6 of log(p/2), written out.
+_RAW = np.log(POWERS / 2)
+SHAPED = PowerLocationScale(jnp.asarray(_RAW / (1 - (_RAW / 1.6) ** 4) ** 0.25, jnp.float32))
 LOCATION, SCALE = np.array([0.5, -1.0, 2.0]), np.array([0.7, 1.5, 3.0])
 
 

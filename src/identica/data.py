@@ -53,7 +53,9 @@ def interleaved(codes: IntArray, per_segment: int, rng: np.random.Generator) -> 
     """An order of rows in which contiguous slices hold few segments, each with enough rows.
 
     Averages over a segment's rows in a slice are what a profile likelihood rests on; from a handful of
-    rows they are biased. So segments take turns in random order, ``per_segment`` rows at a time.
+    rows they are biased. So segments take turns in random order, ``per_segment`` rows at a time. Each has
+    its first turn before any has its second; later turns are spread evenly, so that a long segment is
+    everywhere and nowhere alone for long.
 
     Parameters
     ----------
@@ -73,8 +75,10 @@ def interleaved(codes: IntArray, per_segment: int, rng: np.random.Generator) -> 
     rank = np.empty(len(codes), dtype=np.int64)  # place of each row among those of its segment
     rank[sorted_rows] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
     turn = rank // per_segment
-    priority = rng.permuted(np.tile(np.arange(len(counts)), (int(turn.max()) + 1, 1)), axis=1)
-    return np.lexsort((rank, priority[turn, codes], turn))
+    _, chunk = np.unique(turn * len(counts) + codes, return_inverse=True)
+    when = turn + rng.random(int(chunk.max()) + 1)[chunk]
+    later_turns = np.maximum((counts - 1) // per_segment, 1)[codes]
+    return np.lexsort((rank, chunk, np.where(turn == 0, when - 1, (when - 1) / later_turns)))
 
 
 def held_out_split(

@@ -214,8 +214,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def score(self, X: Any, y: Any = None, *, u: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood (or bound) of rows, nats per row, weighted if asked; higher is better."""
-        # Tools pass y to every estimator, for reasons of their own.
-        rows = self.score_samples(X, y if self._requires_u else None, u=u)
+        rows = self.score_samples(X, y, u=u)
         return float(np.average(rows, weights=sample_weight))
 
     # Pieces -------------------------------------------------------------------------------------------
@@ -267,9 +266,12 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self.n_components_, len(self.fit_rows_), self.seed_,
         )  # fmt: skip
 
+    def _u_or_y(self, u: Any, y: Any) -> Any:
+        """u, or y in its place where u is needed; others ignore y, which tools pass for reasons of their own."""
+        return y if u is None and self._requires_u else u
+
     def _choose_u(self, u: Any, y: Any) -> Any:
-        if u is None and self._requires_u:  # others ignore y, which tools pass for reasons of their own
-            u = y
+        u = self._u_or_y(u, y)
         if u is None and self._requires_u:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. "

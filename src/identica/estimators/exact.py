@@ -76,7 +76,7 @@ class ExactEstimator(SourceEstimator):
     def score_samples(self, X: Any, y: Any = None, *, u: Any = None) -> FloatArray:
         """Exact log p(x|u) of each row, nats (N,); log p(x), averaged over u, if u is not given."""
         X, _ = self._check_rows(X)
-        encoded = self._encode_u(y if u is None and self._requires_u else u, len(X))
+        encoded = self._encode_u(self._u_or_y(u, y), len(X))
         with precision_of(self.precision) as precision:
             log_p = apply_in_blocks(_density_of(self.model_), self._model_input(X).astype(precision), encoded)
         return log_p.astype(np.float64) + self.whitening_.log_density_of_the_rest(X)
@@ -169,7 +169,7 @@ class ExactEstimator(SourceEstimator):
             return
         warnings.warn(
             "u tells nothing about the sources of held-out rows: no source's distribution differs between "
-            f"values of u by more than by chance (largest distance {effect.max():.3f} of 1). No nonlinear "
+            f"values of u by more than by chance (largest distance {max(0.0, effect.max()):.3f} of 1). No nonlinear "
             "mixture can be undone without such differences, and these sources are one of endlessly many "
             "solutions. Try another u, such as conditions, recordings or shorter stretches of time",
             DataWarning,

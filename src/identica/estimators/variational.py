@@ -106,7 +106,7 @@ class VariationalEstimator(SourceEstimator):
         of a row depends on the row alone, so neither order nor subsets of rows change a value.
         """
         X, _ = self._check_rows(X)
-        return self._bound(X, y if u is None else u, LogMeanExp(), _SCORE_SAMPLES)
+        return self._bound(X, self._u_or_y(u, y), LogMeanExp(), _SCORE_SAMPLES)
 
     def log_likelihood(self, X: Any, y: Any = None, *, u: Any = None, method: str = "auto") -> LogLikelihood:
         """Mean log p(x|u) of rows with its standard error, nats per row.
@@ -122,7 +122,7 @@ class VariationalEstimator(SourceEstimator):
             ``"auto"`` takes it where it can be had and ``"importance"`` elsewhere.
         """
         X, _ = self._check_rows(X)
-        u = y if u is None else u
+        u = self._u_or_y(u, y)
         exact = self._is_exact(u)
         if method not in ("auto", "exact", "importance", "elbo"):
             raise ValueError(f"method must be 'auto', 'exact', 'importance' or 'elbo', got {method!r}")
