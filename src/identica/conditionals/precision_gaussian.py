@@ -52,11 +52,19 @@ class PrecisionGaussian(dist.Distribution):
         """Samples (*sample_shape, B, n) and their log-densities in nats."""
         n_rows, n = self.mean_.shape
         noise = jax.random.normal(key, (n, math.prod(sample_shape), n_rows), self.mean_.dtype)
-        # All samples of a row are turned together, as columns.
-        z = self.mean_.T[:, None] + product(transpose(self.inverse), noise)
-        log_prob = self._log_normaliser() - 0.5 * (noise**2).sum(0)
+        z, log_prob = self._turned(noise)
         shape = (*sample_shape, n_rows)
-        return jnp.moveaxis(z, 0, -1).reshape(*shape, n), log_prob.reshape(shape)
+        return z.reshape(*shape, n), log_prob.reshape(shape)
+
+    def from_standard(self, points: Array) -> tuple[Array, Array]:
+        """Points (K, n) of N(0, I) placed for every row: z (K, B, n) and log-densities (K, B) in nats."""
+        return self._turned(jnp.broadcast_to(points.T[:, :, None], (*points.T.shape, len(self.mean_))))
+
+    def _turned(self, noise: Array) -> tuple[Array, Array]:
+        """Standard points (n, K, B) as points (K, B, n) of the distribution, with their log-densities."""
+        # All points of a row are turned together, as columns.
+        z = self.mean_.T[:, None] + product(transpose(self.inverse), noise)
+        return jnp.moveaxis(z, 0, -1), self._log_normaliser() - 0.5 * (noise**2).sum(0)
 
     def log_prob(self, value: Array) -> Array:
         standard = jnp.einsum("...bi,ijb->...bj", value - self.mean_, self.factor)

@@ -11,8 +11,9 @@ from identica.typing import Array, Key
 LogWeight = Callable[[Array, Array], Array]
 """``log_weight(z, log_q)``: z (K, …, n) and log q(z) (K, …) to log w (K, …), nats."""
 
-Reduce = Callable[[Array], Array]
-"""Log weights (K, …) to one number per row (…)."""
+Reduce = Callable[..., Array]
+"""``reduce(log_weights)``: log weights (K, …) to one number per row (…); weighted nodes add their own
+log-weights, ``reduce(log_weights, log_nodes)`` with log_nodes (K,)."""
 
 
 @dataclass(frozen=True)
