@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import identica
 from identica.cli import main, reproduce_runs
+from identica.cli.reproduce_curves import curve_points
 from identica.cli.reproduce_runs import OURS, Case, Data, cases_of, draw
 from identica.errors import DataError, NonFiniteError
 from identica.evaluation.baselines import best_linear, chance, u_only
@@ -349,6 +350,33 @@ def test_photographs_have_no_published_scores(capsys, monkeypatch):
     assert "Nobody has published" in said
 
 
+def test_curves_move_one_thing_at_a_time():
+    points = curve_points(quick=False)
+    base = next(p.case for p in points if p.axis == "noise, share of sd(x)" and p.value == 0)
+    for point in points:
+        moved = {k for k, v in point.case.options.items() if v != base.options[k]} | set(point.case.budget)
+        assert len(moved - {"n_segments"} or moved) <= 1
+        assert point.value in (*point.case.options.values(), *point.case.budget.values(), 8)
+    assert {p.axis for p in points if p.case.title == base.title} >= {"rows per segment", "restarts"}
+
+
+def test_curves_are_drawn_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(identica, "FlowICA", StandIn)
+    content, said = reproduce(capsys, "curves", "--quick", "--seeds", 2, "--out", tmp_path)
+    assert len(content["cases"]) == 3  # two curves of two points, one of which they share
+    clean, noisy = (
+        next(c for c in content["cases"] if ("noise 0.1" in c["case"]) == noise and "100 rows" in c["case"])
+        for noise in (False, True)
+    )
+    assert noisy["ceiling"] < clean["ceiling"] == 1
+    score = clean["methods"][OURS]["scores"]["pearson"]["held_out"]
+    table = (tmp_path / "reproduction.md").read_text()
+    assert f"| 100 | {score['mean']:.3f} | {score['worst']:.3f} |" in table
+    assert f"| 0 | {score['mean']:.3f} | {score['worst']:.3f} |" in table
+    assert "rows per segment" in said
+    assert (tmp_path / "reproduction.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
@@ -356,6 +384,7 @@ def test_photographs_have_no_published_scores(capsys, monkeypatch):
         (["icebeem", "--seeds", "0"], "at least 1"),
         (["photographs", "--layers", "2"], "only --rows"),
         (["photographs", "--rows", "900"], "2 to 899"),
+        (["curves", "--rows", "900"], "move every size"),
     ],
 )
 def test_wrong_options_are_explained(tokens, words, capsys):

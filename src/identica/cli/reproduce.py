@@ -34,9 +34,9 @@ def reproduce(
     Parameters
     ----------
     name
-        icebeem, imca, iflow, ivae, tcl, photographs or speech.
+        icebeem, imca, iflow, ivae, tcl, photographs, speech or curves (scores against each size of a generator).
     seeds
-        Number of data sets, 5 (with --quick 2); each has sources, mixing and initialisation of its own.
+        Number of data sets, 5 (curves 3, with --quick 2); each has sources, mixing and initialisation of its own.
     quick
         Fewer rows and little training: about a minute. Tells that everything runs, not how well it can do.
     layers
@@ -60,7 +60,7 @@ def reproduce(
 
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
-    n_seeds = seeds or (2 if quick else 5)
+    n_seeds = seeds or (2 if quick else 3 if name == "curves" else 5)
     chosen = {"max_iter": max_iter, "n_restarts": restarts}
     budget = (QUICK_BUDGET if quick else {}) | {k: v for k, v in chosen.items() if v is not None}
     cases = cases_of(name, quick=quick, layers=layers, segments=segments, rows=rows, data=data)
@@ -68,9 +68,10 @@ def reproduce(
     with short_warnings(*_expected(budget)) as warnings:
         runs = _run_all(name, cases, n_seeds, budget, settings, out)
     content = _content(name, cases, settings, runs)
-    _say(name, content)
+    curves = _curves(content, quick) if name == "curves" else None
+    _say(name, content, curves)
     if out is not None:
-        _write(out, content)
+        _write(out, content, curves)
         say(f"picture, table and numbers: {out}")
     emit(common, "reproduce", {**content, "out": None if out is None else str(out), "warnings": warnings})
 
@@ -91,7 +92,7 @@ def _settings(name: str, cases: list[Any], budget: dict[str, Any]) -> dict[str, 
     return plain(
         {
             "name": name,
-            "cases": {case.title: case.options for case in cases},
+            "cases": {case.title: case.options | case.budget for case in cases},
             "estimator": {"class": "FlowICA", "parameters": kept, "changed_from_defaults": budget},
             "version": identica.__version__,
         }
@@ -177,11 +178,28 @@ def _content(name: str, cases: list[Any], settings: Any, runs: list[dict[str, An
     }
 
 
-def _write(out: Path, content: dict[str, Any]) -> None:
+def _curves(content: dict[str, Any], quick: bool) -> dict[str, list[tuple[float, dict[str, Any]]]]:
+    """Axis → the points of its curve."""
+    from identica.cli.reproduce_curves import curve_points
+
+    cases = {case["case"]: case for case in content["cases"]}
+    curves: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for point in curve_points(quick=quick):
+        curves.setdefault(point.axis, []).append((point.value, cases[point.case.title]))
+    return curves
+
+
+def _write(out: Path, content: dict[str, Any], curves: dict[str, Any] | None) -> None:
+    from identica.report.curves import curve_tables, draw_curves
     from identica.report.reproduction import TABLE_NAME, draw, markdown, write_json, write_picture
     from identica.report.storage import write_text
 
     write_json(out, plain(content))
+    if curves is not None:
+        write_picture(out, draw_curves(curves))
+        tables = markdown([("Curves", content["caveat"], curve_tables(curves))])
+        write_text(out / TABLE_NAME, tables + "\n".join(_notes(content)) + "\n")
+        return
     drawn = [
         (c["case"], c, c["published"]["scores"], c["published"]["same_setting"]) for c in content["cases"]
     ]
@@ -193,31 +211,40 @@ def _write(out: Path, content: dict[str, Any]) -> None:
     write_text(out / TABLE_NAME, markdown(sections) + "\n".join(_notes(content)) + "\n")
 
 
-def _say(name: str, content: dict[str, Any]) -> None:
-    from rich.table import Table
+def _say(name: str, content: dict[str, Any], curves: dict[str, Any] | None) -> None:
+    from identica.report.curves import curve_tables
 
-    from identica.cli.output import console
-
-    for case in content["cases"]:
+    for table in [] if curves is None else curve_tables(curves):
+        say("")
+        _print_table(*table)
+    for case in content["cases"] if curves is None else []:
         say("")
         say(f"{case['case']}: mean correlation with the true sources (MCC)\n{_sizes(case)}")
         if other := _other_sizes(case):
             say(other)
         # One score less than in the files, so that the table fits a terminal of 80 columns.
         for header, rows in _tables(case, without=("spearman_within",)):
-            table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-            for place, title in enumerate(header):
-                left = place == 0 or title in ("score", "mark", "how it was scored")
-                whole = place == 0 or title.endswith("(sd)")
-                word = max(map(len, title.split()))
-                side = "left" if left else "right"
-                table.add_column(title, justify=side, no_wrap=whole, min_width=None if whole else word)
-            for row in rows:
-                table.add_row(*row)
-            console().print(table)
+            _print_table(header, rows)
             say("")
     for line in _notes(content):
         say(line)
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.table import Table
+
+    from identica.cli.output import console
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for place, title in enumerate(header):
+        left = place == 0 or title in ("score", "mark", "how it was scored")
+        whole = place == 0 or title.endswith("(sd)")
+        word = max(map(len, [*title.split(), *(row[place] for row in rows)]))
+        side = "left" if left else "right"
+        table.add_column(title, justify=side, no_wrap=whole, min_width=None if whole else word)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
 
 
 def _sizes(case: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from identica.random import named_rng
 from identica.training.progress import Progress
 from identica.typing import FloatArray, IntArray
 
-NAMES = ("icebeem", "imca", "iflow", "ivae", "tcl", "photographs", "speech")
+NAMES = ("icebeem", "imca", "iflow", "ivae", "tcl", "photographs", "speech", "curves")
 OURS = "identica (FlowICA)"
 LINEAR_METHODS = {"FastICA": "fastica", "joint diagonalisation": "joint-diagonalization"}
 QUICK_BUDGET = {"max_iter": 200, "n_restarts": 2}
@@ -61,6 +61,8 @@ class Case:
         Transformation of the sources against which some published scores were taken.
     file : Path or None
         Where the sources come from, if they are recorded; no part of the settings, for files move.
+    budget : dict
+        Options of FlowICA that belong to this case.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Case:
     options: dict[str, Any]
     transformed: Transformed | None = None
     file: Path | None = None
+    budget: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,14 @@ def cases_of(
         raise UsageError(f"{name} needs no --data: its data are simulated or built in")
     sizes = {"n_segments": segments, "n_per_segment": rows}
     given = {key: value for key, value in sizes.items() if value is not None}
+    if name == "curves":
+        from identica.cli.reproduce_curves import curve_points
+
+        if layers or given:
+            raise UsageError(
+                "curves move every size themselves; --layers, --segments and --rows have no meaning"
+            )
+        return list({point.case.title: point.case for point in curve_points(quick=quick)}.values())
     if name == "photographs":
         if layers or segments:
             raise UsageError("photographs have a fixed mixing and fixed blocks; only --rows can be chosen")
@@ -217,7 +228,7 @@ def _draw_speech(case: Case, seed: int) -> Data:
 def run_seed(
     case: Case,
     seed: int,
-    budget: Mapping[str, Any],
+    budget: dict[str, Any],
     callback: Callable[[Progress], bool | None],
     keep: Callable[[Data, FloatArray], None] | None = None,
 ) -> dict[str, Any]:
@@ -238,7 +249,7 @@ def run_seed(
 
     data = draw(case, seed)
     n = data.S.shape[1]
-    flow = identica.FlowICA(n, random_state=seed, callbacks=[callback], **budget)
+    flow = identica.FlowICA(n, random_state=seed, callbacks=[callback], **(budget | case.budget))
     methods = {OURS: _fit_and_score(flow, data, case, keep)}
     for label, method in LINEAR_METHODS.items():
         # Nothing is chosen by held-out rows here, so the linear methods get them too.
