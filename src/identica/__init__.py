@@ -9,9 +9,14 @@ if TYPE_CHECKING:
     from identica.errors import DataError as DataError
     from identica.errors import IdenticaError as IdenticaError
     from identica.estimators.flow_ica import FlowICA as FlowICA
+    from identica.estimators.gaussian_mixture import GaussianMixture as GaussianMixture
+    from identica.estimators.gcl import GCL as GCL
     from identica.estimators.ivae import IVAE as IVAE
     from identica.estimators.linear_ica import LinearICA as LinearICA
+    from identica.estimators.pcl import PCL as PCL
+    from identica.estimators.marginal_mle import MarginalMLE as MarginalMLE
     from identica.estimators.persistence import load as load
+    from identica.estimators.tcl import TCL as TCL
     from identica.estimators.vae import VAE as VAE
     from identica.findings import Finding as Finding
     from identica.series.labels import segments as segments
@@ -22,9 +27,14 @@ if TYPE_CHECKING:
 # `identica --help` must not wait for them.
 _PUBLIC = {
     "FlowICA": "identica.estimators.flow_ica",
+    "GaussianMixture": "identica.estimators.gaussian_mixture",
     "IVAE": "identica.estimators.ivae",
+    "MarginalMLE": "identica.estimators.marginal_mle",
     "VAE": "identica.estimators.vae",
     "LinearICA": "identica.estimators.linear_ica",
+    "TCL": "identica.estimators.tcl",
+    "PCL": "identica.estimators.pcl",
+    "GCL": "identica.estimators.gcl",
     "load": "identica.estimators.persistence",
     "segments": "identica.series.labels",
     "simulate": "identica.simulation.scenarios",

@@ -15,6 +15,10 @@ class NonFiniteError(DataError):
     """No restart ever had a finite objective, so there is nothing to return."""
 
 
+class NotMonotoneError(IdenticaError, ArithmeticError):
+    """A step that can only improve the objective made it worse by more than rounding."""
+
+
 class ModelFileError(DataError):
     """A saved model or checkpoint is damaged, truncated, foreign or of another format."""
 

@@ -163,7 +163,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_folder("checkpoint", self.checkpoint)
         u = self._choose_u(u, y)
         check_columns(self, X, self.n_components)
-        ids = check_sequence(sequence, len(X))
+        ids = self._series(sequence, len(X))
         encoder, encoded = self._encode_new_u(u, len(X))
         checkpoint = self._open_checkpoint(X, encoded, ids)
         self.seed_ = draw_seed(self.random_state) if checkpoint is None else checkpoint.seed
@@ -185,7 +185,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         # A column may vary in a single row, and that row be held out.
         check_variation(self, X[self.fit_rows_], where=" among the fitted rows")
         self.auxiliary_ = encoder
-        self.whitening_ = Whitening.from_rows(X[self.fit_rows_], self.n_components)
+        self.whitening_ = Whitening.from_rows(X[self.fit_rows_], self._n_scores())
         self.n_components_ = self.whitening_.n_components
         with precision_of(self.precision) as dtype:
             problem = self._problem(X, encoded, ids, encoder, dtype)
@@ -218,6 +218,14 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return float(np.average(rows, weights=sample_weight))
 
     # Pieces -------------------------------------------------------------------------------------------
+
+    def _n_scores(self) -> int | None:
+        """Principal components that the model sees; None for as many as X has rank."""
+        return self.n_components
+
+    def _series(self, sequence: Any, n_rows: int) -> IntArray | None:
+        """Time series of each row (N,), or None where rows have no order."""
+        return check_sequence(sequence, n_rows)
 
     def _open_checkpoint(
         self, X: FloatArray, encoded: np.ndarray | None, ids: IntArray | None
@@ -258,7 +266,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             u = None if encoded is None else encoded[rows]
             if u is not None and u.dtype.kind == "f":
                 u = u.astype(dtype)
-            return _padded(x, u, None if ids is None else ids[rows])
+            return padded(x, u, None if ids is None else ids[rows])
 
         held_out = dataset(self.held_out_rows_) if len(self.held_out_rows_) else None
         return Problem(
@@ -351,7 +359,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return tags
 
 
-def _padded(x: np.ndarray, u: np.ndarray | None, ids: IntArray | None) -> Dataset:
+def padded(x: np.ndarray, u: np.ndarray | None, ids: IntArray | None) -> Dataset:
     """A data set on the device; small ones are padded with rows of weight 0 to a power of two.
 
     Small fits spend their time compiling, so data sets of similar size share a shape.

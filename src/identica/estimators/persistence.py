@@ -26,11 +26,12 @@ _NOT_SAVED = ("callbacks", "checkpoint", "_checkpoint")
 def estimator_classes() -> dict[str, type]:
     """The classes that a saved model may name."""
     from identica.estimators.flow_ica import FlowICA
+    from identica.estimators.gaussian_mixture import GaussianMixture
     from identica.estimators.ivae import IVAE
     from identica.estimators.linear_ica import LinearICA
     from identica.estimators.vae import VAE
 
-    return {c.__name__: c for c in (FlowICA, IVAE, LinearICA, VAE)}
+    return {c.__name__: c for c in (FlowICA, GaussianMixture, IVAE, LinearICA, VAE)}
 
 
 def save(estimator: Any, folder: str | Path) -> None:

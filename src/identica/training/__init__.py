@@ -3,7 +3,7 @@
 from identica.training.checkpoint import Checkpoint
 from identica.training.loop import Fit, fit
 from identica.training.progress import Callback, Progress
-from identica.training.solvers import LBFGS, Adam, Solver
+from identica.training.solvers import EM, LBFGS, Adam, Solver
 from identica.training.stage import Stage
 
-__all__ = ["LBFGS", "Adam", "Callback", "Checkpoint", "Fit", "Progress", "Solver", "Stage", "fit"]
+__all__ = ["EM", "LBFGS", "Adam", "Callback", "Checkpoint", "Fit", "Progress", "Solver", "Stage", "fit"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from identica.data import Dataset
 from identica.training.population import picked, stacked, strongly_typed
-from identica.training.solvers import LBFGS, Solver, StepSolver
+from identica.training.solvers import EM, LBFGS, Solver, StepSolver
 from identica.training.stage import Evaluate, Objective
 from identica.typing import Array, Key, PyTree
 
@@ -72,6 +72,44 @@ def _value_and_gradient(
     arrays: PyTree, data: Dataset, key: Key, static: PyTree, objective: Objective
 ) -> tuple[Array, PyTree]:
     return jax.value_and_grad(lambda a: objective(eqx.combine(a, static), data, key=key)[0])(arrays)
+
+
+def iterate(
+    solver: EM, arrays: PyTree, static: PyTree, data: Dataset, previous: np.ndarray, iterations: int
+) -> tuple[PyTree, np.ndarray, float]:
+    """Updates of all restarts, the value of each before its last one, and the largest rise of any.
+
+    ``previous`` are the values (R,) before the chunk, NaN if there were none. The rise is relative to
+    the value, or in nats where that is below 1; rounding alone makes it positive.
+    """
+
+    def run(r: int) -> tuple[PyTree, Array, Array]:
+        one = picked(arrays, r)
+        count = jnp.asarray(iterations)
+        return _updated(one, data, jnp.asarray(previous[r], data.x.dtype), count, static, solver)
+
+    done = [run(0), *in_threads(run, range(1, n_members(arrays)))]
+    return (
+        stacked([d[0] for d in done]),
+        np.asarray([float(d[1]) for d in done]),
+        float(np.nanmax([0.0, *(float(d[2]) for d in done)])),
+    )
+
+
+@eqx.filter_jit
+def _updated(
+    arrays: PyTree, data: Dataset, previous: Array, iterations: Array, static: PyTree, solver: EM
+) -> tuple[PyTree, Array, Array]:
+    def step(_: Array, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+        arrays, last, rise = carry
+        system, value = solver.update(eqx.combine(arrays, static), data)
+        more = (value - last) / jnp.maximum(jnp.abs(last), 1.0)
+        more = jnp.where(jnp.isfinite(more), more, 0.0)  # what is not finite is another error
+        arrays = strongly_typed(eqx.filter(system, eqx.is_inexact_array))
+        return arrays, value.astype(last.dtype), jnp.maximum(rise, more)
+
+    start = (strongly_typed(arrays), previous, jnp.zeros_like(previous))
+    return jax.lax.fori_loop(0, iterations, step, start)
 
 
 GROUP = 4

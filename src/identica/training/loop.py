@@ -13,20 +13,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from identica.data import Dataset
-from identica.errors import Interrupted, NonFiniteError, Status
+from identica.errors import Interrupted, NonFiniteError, NotMonotoneError, Status
 from identica.random import named_key
 from identica.training.checkpoint import Checkpoint
 from identica.training.compiled import (
     choose,
     evaluate_population,
     init_solver,
+    iterate,
     minimize,
     train_population,
     wrap,
 )
 from identica.training.population import member, ranking, stack
 from identica.training.progress import Callback, Progress
-from identica.training.solvers import StepSolver
+from identica.training.solvers import EM, StepSolver
 from identica.training.stage import Stage
 from identica.typing import PyTree
 
@@ -35,6 +36,9 @@ TOLERANCE = 5e-2
 
 MONITOR_ROWS = 2**15
 """Most rows of each part that are looked at between chunks; more would slow training, not inform it."""
+
+LARGEST_RISE = {"float32": 1e-4, "float64": 1e-8}
+"""Relative rise of the objective in one step of `EM` that rounding may cause."""
 
 
 @dataclass
@@ -172,7 +176,8 @@ class _Run:
                 _, static = self._structure(index)
             ended = self._train(index, stage, state, static)
             # What the longest training of the final system said stands, unless a polish found worse.
-            status = ended if isinstance(stage.solver, StepSolver) or not ended.ok else status
+            trained = isinstance(stage.solver, StepSolver) and stage.steps > 0
+            status = ended if trained or not ended.ok else status
             order = ranking(state.best_held_out)
             if not np.isfinite(state.best_held_out[order[0]]):
                 raise NonFiniteError(
@@ -282,6 +287,12 @@ class _Run:
                         state.arrays, state.solver, wrapped, key, state.step, stop,
                         static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
                     )  # fmt: skip
+                elif isinstance(stage.solver, EM):
+                    previous = np.asarray(state.records[-1]["loss"], np.float64)
+                    state.arrays, loss, rise = iterate(
+                        stage.solver, state.arrays, static, self.data, previous, stop - state.step
+                    )
+                    _check_monotone(stage.name, stop, rise, str(self.data.x.dtype))
                 else:
                     rows = self.data if batch_size is None else self.data.head(batch_size)
                     state.arrays, loss = minimize(
@@ -304,7 +315,8 @@ class _Run:
         best = int(ranking(state.best_held_out)[0])
         if not np.isfinite(_last(state.records, best, "loss", default=0.0)):
             return Status.NON_FINITE
-        return Status.MAX_ITER if _still_improving(state.records, best) else Status.CONVERGED
+        least = TOLERANCE if stage.tolerance is None else stage.tolerance
+        return Status.MAX_ITER if _still_improving(state.records, best, least) else Status.CONVERGED
 
     def _evaluate(self, index: int, stage: Stage, state: _State, static: PyTree, loss: np.ndarray) -> None:
         key = named_key(self.seed, "evaluate", index)
@@ -312,9 +324,11 @@ class _Run:
             state.arrays, self.monitor_fit, self.monitor, key, static, stage.evaluate
         )
         better = np.where(np.isfinite(held_out), held_out, np.inf) < state.best_held_out
+        with np.errstate(invalid="ignore"):
+            gained = better & ~(state.best_held_out - held_out <= (stage.tolerance or 0.0))
         state.best = choose(better, state.arrays, state.best)
         state.best_held_out = np.where(better, held_out, state.best_held_out)
-        state.stale = 0 if better.any() else state.stale + 1
+        state.stale = 0 if gained.any() else state.stale + 1
         state.records.append(
             {"stage": index, "step": state.step, "loss": loss.tolist(), "held_out": held_out.tolist()}
         )
@@ -340,10 +354,23 @@ def _copy(state: _State) -> _State:
     return replace(state, records=[*state.records])
 
 
-def _still_improving(records: list[dict[str, object]], restart: int) -> bool:
-    """Whether the last chunk of the fit lowered the held-out objective by more than `TOLERANCE`."""
-    held_out = [float(r["held_out"][restart]) for r in records[-2:]]  # type: ignore[index]
-    return len(held_out) == 2 and held_out[0] - held_out[1] > TOLERANCE
+def _check_monotone(name: str, step: int, rise: float, dtype: str) -> None:
+    limit = LARGEST_RISE.get(dtype, 1e-4)
+    if rise > limit:
+        raise NotMonotoneError(
+            f"a step of expectation-maximisation in stage {name!r} before step {step} made the objective worse "
+            f"by {rise:.1e} relative, more than rounding in {dtype} explains ({limit:g}). Expected: no step "
+            "does. The problem is too ill-conditioned for this precision: try precision='float64', or "
+            "remove columns that others determine"
+        )
+
+
+def _still_improving(records: list[dict[str, object]], restart: int, least: float) -> bool:
+    """Whether the last chunk of the fit lowered the held-out objective by more than ``least``."""
+    # Of this stage only: restarts of the stage before are numbered otherwise.
+    last = [r for r in records[-2:] if r["stage"] == records[-1]["stage"]]
+    held_out = [float(r["held_out"][restart]) for r in last]  # type: ignore[index]
+    return len(held_out) == 2 and held_out[0] - held_out[1] > least
 
 
 def _restart_status(held_out: float) -> Status:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import scipy.optimize
 
+from identica.data import Dataset
 from identica.typing import Array, PyTree
 
 
@@ -108,4 +109,20 @@ class LBFGS:
         return result.x, float(result.fun)
 
 
-Solver: TypeAlias = StepSolver | LBFGS
+@dataclass(frozen=True)
+class EM:
+    """Expectation-maximisation (Dempster, Laird and Rubin, 1977): whole updates on all rows.
+
+    No step may raise the objective: an update that does so is wrong, and training says so.
+
+    Attributes
+    ----------
+    update : callable, hashable
+        ``update(system, data) -> (new system, value)``: one E-step and one M-step, with the stage's
+        objective before them, nats per row, which the E-step yields anyway.
+    """
+
+    update: Callable[[PyTree, Dataset], tuple[PyTree, Array]]
+
+
+Solver: TypeAlias = StepSolver | LBFGS | EM

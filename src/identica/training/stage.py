@@ -49,6 +49,9 @@ class Stage:
         Steps between two looks at the held-out rows.
     patience : int or None
         End the stage after so many chunks without improvement in any restart; None runs to the end.
+    tolerance : float or None
+        Least improvement of a chunk, nats per row, that counts. None counts any, and calls a fit not
+        converged only if its last chunk gained more than `loop.TOLERANCE`.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Stage:
     batch_size: int | None = None
     chunk: int = 100
     patience: int | None = None
+    tolerance: float | None = None
 
     def prepare_of(self, restart: int) -> Prepare:
         """How restart number ``restart`` begins."""
