@@ -10,12 +10,16 @@ from identica.conditionals.encoders import (
     log_evidence,
     posterior_of,
 )
+from identica.conditionals.laplace import LaplaceEncoder
 from identica.conditionals.mixture import MixturePrior
 from identica.conditionals.observations import (
     BernoulliObservation,
+    CategoricalObservation,
     GaussianObservation,
+    NegativeBinomialObservation,
     Observation,
     PoissonObservation,
+    StudentTObservation,
 )
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.priors import (
@@ -28,6 +32,7 @@ from identica.conditionals.priors import (
 
 __all__ = [
     "BernoulliObservation",
+    "CategoricalObservation",
     "Conditional",
     "ConstantPrior",
     "Decoder",
@@ -36,13 +41,16 @@ __all__ = [
     "Factor",
     "Features",
     "GaussianObservation",
+    "LaplaceEncoder",
     "MixturePrior",
     "ModulatedPrior",
+    "NegativeBinomialObservation",
     "NetworkMap",
     "Observation",
     "PoissonObservation",
     "PrecisionGaussian",
     "ProductOfExperts",
+    "StudentTObservation",
     "Table",
     "averaged_statistics",
     "log_evidence",

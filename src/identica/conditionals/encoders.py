@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from scipy.linalg import block_diag
 
 from identica.conditionals.base import Conditional, Evidence
+from identica.conditionals.observations.discrete import one_hot_columns
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import product, transpose
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
@@ -24,19 +25,33 @@ class Features(eqx.Module):
     ----------
     center : (d,)
     matrix : (d, r)
-    root : bool
-        Take √(x + 3/8) first, which makes the variance of counts nearly constant (Anscombe, 1948).
+    encoding : {"identity", "root", "squash", "one-hot"}
+        What is done to x first: nothing; √(x + 3/8), which makes the variance of counts nearly constant
+        (Anscombe, 1948); 5 tanh(x / 5), which leaves all but gross errors of standardised columns as they
+        are; or one indicator per category of columns of codes.
+    sizes : tuple of int
+        Categories of each column, for ``"one-hot"``.
     """
 
     center: Array
     matrix: Array
-    root: bool = eqx.field(static=True, default=False)
+    encoding: str = eqx.field(static=True, default="identity")
+    sizes: tuple[int, ...] = eqx.field(static=True, default=())
 
     def __call__(self, x: Array) -> Array:
         """(…, d) to (…, r)."""
-        x = jnp.sqrt(x + 0.375) if self.root else x
+        x = encoded_columns(x, self.encoding, self.sizes)
         center, matrix = jax.lax.stop_gradient((self.center, self.matrix))
         return (x - center) @ matrix
+
+
+def encoded_columns(x: Array, encoding: str, sizes: tuple[int, ...] = ()) -> Array:
+    """Columns as features take them in; see `Features`."""
+    if encoding == "root":
+        return jnp.sqrt(x + 0.375)
+    if encoding == "squash":
+        return 5.0 * jnp.tanh(x / 5.0)
+    return one_hot_columns(x, sizes) if encoding == "one-hot" else x
 
 
 class DiagonalEncoder(Conditional):

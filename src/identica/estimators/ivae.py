@@ -39,11 +39,14 @@ class IVAE(VariationalEstimator):
     prior : {"gaussian", "gaussian-scale", "laplace"}
         Distribution of each source given u: Gaussian with mean and variance modulated by u, Gaussian
         with modulated variance only, or Laplace with modulated scale.
-    likelihood : {"gaussian", "bernoulli", "poisson"}
-        Distribution of the columns given the sources: real numbers, zeros and ones, or counts.
+    likelihood : {"gaussian", "student-t", "bernoulli", "poisson", "negative-binomial", "categorical"}
+        Distribution of the columns given the sources: real numbers with Gaussian noise, or with noise of
+        heavy tails (scale and degrees of freedom learned per column); zeros and ones; counts, or counts that
+        vary more than Poisson's (learned per column); or codes 0, 1, … of categories in each column.
     noise : {"diagonal", "isotropic", "scalar-network", "network"} or float
-        Variance of Gaussian noise: one for each column, one for all, or a function of z (one per row, or
-        one per column and row), or a fixed number in units of the standardised columns.
+        Variance of Gaussian noise, with ``likelihood="gaussian"`` only: one for each column, one for all, or
+        a function of z (one per row, or one per column and row), or a fixed number in units of the
+        standardised columns.
     hidden_sizes : tuple of int
         Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
     max_iter : int
@@ -141,9 +144,10 @@ class IVAE(VariationalEstimator):
                 f"{n} components are too many for a posterior with full covariance (at most {_MOST_COMPONENTS}); "
                 "set n_components to the number of sources you expect"
             )
+        observation = self._observation(problem)
         plan = IVAEPlan(
-            start=linear_start(problem, root=self.likelihood == "poisson"),
-            observation=self._observation(d),
+            start=linear_start(problem, **self._encoding(observation)),
+            observation=observation,
             family=_FAMILIES[self.prior],
             n_components=n,
             hidden_sizes=check_sizes(self.hidden_sizes),

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from identica.conditionals import Features
+from identica.conditionals.encoders import encoded_columns
 from identica.estimators.base import Problem
 from identica.linear.joint_diagonalization import joint_diagonalize, within_segment_covariances
 from identica.models.contrastive import Quantizer
@@ -45,7 +46,7 @@ class Start:
         return u if self.quantizer is None else self.quantizer(u)
 
 
-def linear_start(problem: Problem, *, root: bool) -> Start:
+def linear_start(problem: Problem, *, encoding: str = "identity", sizes: tuple[int, ...] = ()) -> Start:
     """Scores, segments and linear sources of the fitted rows.
 
     Scores are the principal components of the standardised columns, the leading n with unit variance
@@ -54,7 +55,7 @@ def linear_start(problem: Problem, *, root: bool) -> Start:
     x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
     dtype = problem.data.x.dtype
     n = problem.n_components
-    features = encoder_features(x, n, root=root, dtype=dtype)
+    features = encoder_features(x, n, encoding=encoding, sizes=sizes, dtype=dtype)
     quantizer, n_segments = None, problem.n_segments
     u = problem.data.u[: problem.n_rows]
     if not problem.discrete:
@@ -68,9 +69,20 @@ def linear_start(problem: Problem, *, root: bool) -> Start:
     return Start(features, unmixing, quantizer, n_segments)
 
 
-def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most: int = 256) -> Features:
-    """Principal components of the standardised columns of x (N, d), scaled as `linear_start` says."""
-    x = np.sqrt(x + 0.375) if root else x
+def encoder_features(
+    x: FloatArray,
+    n: int,
+    *,
+    encoding: str = "identity",
+    sizes: tuple[int, ...] = (),
+    dtype: np.dtype,
+    most: int = 256,
+) -> Features:
+    """Principal components of the standardised columns of x (N, d), scaled as `linear_start` says.
+
+    ``encoding`` and ``sizes`` are those of `Features`.
+    """
+    x = np.asarray(encoded_columns(x, encoding, sizes), np.float64)  # type: ignore[arg-type]
     center, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     standard = (x - center) / scale
@@ -79,7 +91,7 @@ def encoder_features(x: FloatArray, n: int, *, root: bool, dtype: np.dtype, most
     eigenvalues, rotation = eigenvalues[order], rotation[:, order]
     level = np.maximum(eigenvalues, max(eigenvalues[min(n, len(order)) - 1], 1e-9 * eigenvalues[0]))
     matrix = rotation / np.sqrt(level) / scale[:, None]
-    return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), root)
+    return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), encoding, sizes)
 
 
 def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:

@@ -11,14 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from identica.conditionals import (
-    BernoulliObservation,
-    GaussianObservation,
+    CategoricalObservation,
     ModulatedPrior,
     NetworkMap,
     Observation,
-    PoissonObservation,
     Table,
 )
+from identica.conditionals.observations.options import ENCODINGS, REAL, check_values, observation_of
 from identica.data import Dataset
 from identica.errors import DataError
 from identica.estimators.base import Problem, SourceEstimator
@@ -32,14 +31,12 @@ from identica.models.linear_gaussian import exact_encoder
 from identica.models.marginal_posterior import log_weights_without_u, moments_without_u, samples_without_u
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.random import draw_seed, named_key, named_rng
-from identica.typing import Array, FloatArray, Key
+from identica.typing import Array, FloatArray, IntArray, Key
 
 _SCORE_SAMPLES = 64
 _LIKELIHOOD_SAMPLES = 512
 _COLLAPSED = 0.01
 """A component of whose variance x explains less than this share has collapsed."""
-
-_LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
 
 
 class VariationalEstimator(SourceEstimator):
@@ -167,22 +164,28 @@ class VariationalEstimator(SourceEstimator):
     # What the base class asks for -----------------------------------------------------------------------
 
     def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
-        if self.likelihood == "gaussian":
+        if self.likelihood in REAL:
             return self.whitening_.standardize(X, grid=grid)
-        if self.likelihood == "bernoulli" and not np.isin(X, (0, 1)).all():
-            raise DataError(
-                "likelihood='bernoulli' needs values 0 and 1; threshold X or use another likelihood"
-            )
-        if self.likelihood == "poisson" and ((X < 0).any() or (np.round(X) != X).any()):
-            raise DataError("likelihood='poisson' needs counts 0, 1, 2, …; use likelihood='gaussian'")
+        # On the grid are rows to fit, whose categories no model has fixed yet.
+        known = None if grid else self.model_.model.likelihood.observation  # type: ignore[attr-defined]
+        check_values(self.likelihood, X, known)
         return X
 
-    def _observation(self, d: int) -> Observation:
-        if self.likelihood not in _LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(_LIKELIHOODS)}, got {self.likelihood!r}")
-        if self.likelihood == "gaussian":
-            return GaussianObservation.from_option(self.noise, d)
-        return BernoulliObservation() if self.likelihood == "bernoulli" else PoissonObservation()
+    def _observation(self, problem: Problem) -> Observation:
+        rows = [np.asarray(problem.data.x, np.float64)[: problem.n_rows]]
+        if problem.held_out is not None:
+            rows.append(np.asarray(problem.held_out.x, np.float64))
+        return observation_of(self.likelihood, self.noise, *rows)
+
+    def _encoding(self, observation: Observation) -> dict[str, Any]:
+        """How the encoder's features take the columns in."""
+        sizes = observation.sizes if isinstance(observation, CategoricalObservation) else ()
+        return {"encoding": ENCODINGS.get(self.likelihood, "identity"), "sizes": sizes}
+
+    def _find_gross_rows(self, X: FloatArray) -> IntArray:
+        # Values of these are codes, and no code is far from another.
+        coded = self.likelihood in ("bernoulli", "categorical")
+        return np.zeros(0, dtype=np.int64) if coded else super()._find_gross_rows(X)
 
     def _adopt(self, system: VariationalModel, problem: Problem, X: FloatArray) -> None:
         prior = system.model.prior
@@ -253,7 +256,7 @@ class VariationalEstimator(SourceEstimator):
 
     def _log_volume(self) -> float:
         """log|det| of the map from the user's units to what the model sees."""
-        return -float(np.log(self.whitening_.scale).sum()) if self.likelihood == "gaussian" else 0.0
+        return -float(np.log(self.whitening_.scale).sum()) if self.likelihood in REAL else 0.0
 
     def _is_modulated(self) -> bool:
         return isinstance(self.model_.model.prior, ModulatedPrior)
@@ -277,7 +280,7 @@ class VariationalEstimator(SourceEstimator):
         return (S - bias) @ np.linalg.inv(weight).T
 
     def _to_units(self, x: FloatArray) -> FloatArray:
-        return self.whitening_.inverse_standardize(x) if self.likelihood == "gaussian" else x
+        return self.whitening_.inverse_standardize(x) if self.likelihood in REAL else x
 
     def _draw_u(self, n_samples: int, seed: int) -> np.ndarray | None:
         prior = self.model_.model.prior

@@ -1,13 +1,11 @@
-"""Observation models: what a decoder's output says about the distribution of x."""
-
-import abc
+"""Real-valued observations: Gaussian noise, and noise with heavy tails."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from identica.conditionals.observations.base import Observation, least_squares, on_host
 from identica.errors import DataError
 from identica.typing import Array, FloatArray
 
@@ -16,37 +14,7 @@ NOISE_FLOOR = 1e-5
 columns than components, the likelihood is unbounded."""
 
 _INITIAL_LOG_VARIANCE = -3.0
-
-
-class Observation(eqx.Module):
-    """From a decoder's outputs (…, outputs) to the distribution of x (…, d)."""
-
-    @abc.abstractmethod
-    def outputs(self, d: int) -> int:
-        """How many outputs the decoder needs for d columns."""
-
-    @abc.abstractmethod
-    def __call__(self, output: Array) -> dist.Distribution:
-        """The distribution of x, event shape (d,)."""
-
-    @abc.abstractmethod
-    def mean(self, output: Array) -> Array:
-        """E x (…, d)."""
-
-    @abc.abstractmethod
-    def linear_start(
-        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
-    ) -> tuple[FloatArray, FloatArray, "Observation"]:
-        """A linear decoder by least squares on rows z (N, n) and x (N, d).
-
-        Noise, if there is any to set, starts at the residual variance plus ``extra_variance``. As many
-        sources as columns leave no residual, and with hardly any noise the likelihood is so steep that
-        training stays near the linear map.
-
-        Returns
-        -------
-        weight (n, outputs), bias (outputs,), and this model with its noise set.
-        """
+_INITIAL_FREEDOM = 5.0
 
 
 class GaussianObservation(Observation):
@@ -80,9 +48,9 @@ class GaussianObservation(Observation):
         if isinstance(noise, int | float) and not isinstance(noise, bool) and noise > 0:
             return cls(None, "fixed", float(noise))
         if noise == "isotropic":
-            return cls(_on_host(np.asarray(_INITIAL_LOG_VARIANCE)), "isotropic")
+            return cls(on_host(np.asarray(_INITIAL_LOG_VARIANCE)), "isotropic")
         if noise == "diagonal":
-            return cls(_on_host(np.full(d, _INITIAL_LOG_VARIANCE)), "diagonal")
+            return cls(on_host(np.full(d, _INITIAL_LOG_VARIANCE)), "diagonal")
         if noise in ("scalar-network", "network"):
             return cls(None, str(noise))
         raise DataError(
@@ -93,13 +61,13 @@ class GaussianObservation(Observation):
     def linear_start(
         self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "GaussianObservation"]:
-        weight, bias = _least_squares(z, x)
+        weight, bias = least_squares(z, x)
         variance = ((x - z @ weight - bias) ** 2).mean(axis=0) + extra_variance
         start = variance if self.noise == "diagonal" else variance.mean(keepdims=True)
         log_variance = None
         if self.log_variance is not None:
             start = np.log(start).reshape(np.shape(self.log_variance))
-            log_variance = _on_host(start)
+            log_variance = on_host(start)
         else:
             # Networks of the noise start at the residual variance for every z.
             extra = self.outputs(x.shape[1]) - x.shape[1]
@@ -129,65 +97,49 @@ class GaussianObservation(Observation):
         return output, self.log_variance
 
 
-class BernoulliObservation(Observation):
-    """Binary columns; the decoder's output is the log-odds."""
-
-    def outputs(self, d: int) -> int:
-        return d
-
-    def mean(self, output: Array) -> Array:
-        return jax.nn.sigmoid(output)
-
-    def linear_start(
-        self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
-    ) -> tuple[FloatArray, FloatArray, "BernoulliObservation"]:
-        # The tangent of the logistic function at 1/2.
-        return (*_least_squares(z, 4 * (x - 0.5)), self)
-
-    def __call__(self, output: Array) -> dist.Distribution:
-        return dist.BernoulliLogits(output).to_event(1)
-
-
-class PoissonObservation(Observation):
-    """Counts; the decoder's output is the log-rate, smoothly bounded above.
+class StudentTObservation(Observation):
+    """Student t noise around the decoder's output: a gross error costs log |x|, not x².
 
     Attributes
     ----------
-    largest_log_rate : float
-        Upper bound of the log-rate: one extrapolated exponential must not end a fit.
+    log_scale : (d,)
+        Logarithm of the scale of each column.
+    log_freedom : (d,)
+        Logarithm of ν − 1, with ν the degrees of freedom of each column. They stay above 1, so that the
+        decoder's output is the mean, and are learned up to where t and Gaussian noise cannot be told apart.
     """
 
-    largest_log_rate: float = eqx.field(static=True, default=12.0)
+    log_scale: Array
+    log_freedom: Array
+
+    @classmethod
+    def of_columns(cls, d: int) -> "StudentTObservation":
+        """A first model of d columns."""
+        return cls(
+            on_host(np.full(d, 0.5 * _INITIAL_LOG_VARIANCE)),
+            on_host(np.full(d, np.log(_INITIAL_FREEDOM - 1))),
+        )
+
+    @property
+    def freedom(self) -> Array:
+        """Degrees of freedom ν of each column (d,)."""
+        return 1 + jnp.exp(jnp.clip(self.log_freedom, -6.0, 6.0))
 
     def outputs(self, d: int) -> int:
         return d
 
     def mean(self, output: Array) -> Array:
-        return jnp.exp(self._log_rate(output))
+        return output
 
     def linear_start(
         self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
-    ) -> tuple[FloatArray, FloatArray, "PoissonObservation"]:
-        weight, _ = _least_squares(z, np.log(x + 0.5))
-        # Least squares on logarithms of counts misses their level; matching the mean does not.
-        centred = (z - z.mean(axis=0)) @ weight
-        bias = np.log((x.mean(axis=0) + 1e-3) / np.exp(np.clip(centred, None, 10.0)).mean(axis=0))
-        return weight, bias - z.mean(axis=0) @ weight, self
+    ) -> tuple[FloatArray, FloatArray, "StudentTObservation"]:
+        weight, bias = least_squares(z, x)
+        # Gross errors would carry off a variance; the median of residuals does not notice them.
+        spread = 1.4826 * np.median(np.abs(x - z @ weight - bias), axis=0)
+        log_scale = 0.5 * np.log(spread**2 + extra_variance)
+        return weight, bias, StudentTObservation(on_host(log_scale), self.log_freedom)
 
     def __call__(self, output: Array) -> dist.Distribution:
-        return dist.Poisson(self.mean(output)).to_event(1)
-
-    def _log_rate(self, output: Array) -> Array:
-        return self.largest_log_rate - jax.nn.softplus(self.largest_log_rate - output)
-
-
-def _least_squares(z: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Weight (n, outputs) and bias of the linear regression of y on z."""
-    center, level = z.mean(axis=0), y.mean(axis=0)
-    weight = np.linalg.lstsq(z - center, y - level, rcond=1e-8)[0]
-    return weight, level - center @ weight
-
-
-def _on_host(values: FloatArray) -> Array:
-    """An array in the default precision that costs no compilation."""
-    return values.astype(jax.dtypes.canonicalize_dtype(float))  # type: ignore[return-value]
+        scale = jnp.sqrt(NOISE_FLOOR + jnp.exp(2 * self.log_scale))
+        return dist.StudentT(self.freedom, output, scale).to_event(1)
