@@ -131,11 +131,10 @@ class VAE(VariationalEstimator):
             raise ValueError(f"prior must be 'normal', got {self.prior!r}")
         x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
         n, dtype = problem.n_components, problem.data.x.dtype
-        features = encoder_features(x, n, root=self.likelihood == "poisson", dtype=dtype)
+        observation = self._observation(problem)
+        features = encoder_features(x, n, **self._encoding(observation), dtype=dtype)
         scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)[:, :n]
-        weight, bias, observation = self._observation(x.shape[1]).linear_start(
-            scores, x, extra_variance=_FIRST_NOISE
-        )
+        weight, bias, observation = observation.linear_start(scores, x, extra_variance=_FIRST_NOISE)
         start = _Start(
             features,
             observation,
@@ -148,7 +147,7 @@ class VAE(VariationalEstimator):
         bound = self._bound_to_maximise()
         # The importance-weighted bound would undo what another beta is chosen for.
         ranking = (
-            importance_weighted(_RANKING_SAMPLES) if self.beta == 1 else bound.with_samples(_RANKING_SAMPLES)
+            importance_weighted(_RANKING_SAMPLES) if self.beta == 1 else bound.evaluated_with(_RANKING_SAMPLES)
         )
         return [
             Stage(

@@ -9,7 +9,7 @@ from numpyro.distributions import kl_divergence
 from identica.conditionals import Evidence
 from identica.data import Dataset, mean_over_rows
 from identica.errors import DataError
-from identica.expectations import Pathwise
+from identica.expectations import Pathwise, Sampled
 from identica.models.latent_variable import VariationalModel
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.typing import Array, Key
@@ -27,7 +27,8 @@ class Bound:
 
     Attributes
     ----------
-    expectation : Pathwise
+    expectation : Sampled
+        Samples of q, and how a gradient passes through them.
     reduction : Mean or LogMeanExp
     beta : float
         Weight of the divergence.
@@ -36,7 +37,7 @@ class Bound:
         variance for wide posteriors and more for precise ones. Analytic needs `Mean`.
     """
 
-    expectation: Pathwise = field(default_factory=Pathwise)
+    expectation: Sampled = field(default_factory=Pathwise)
     reduction: Mean | LogMeanExp = field(default_factory=Mean)
     beta: float = 1.0
     divergence: Literal["sampled", "analytic"] = "sampled"
@@ -46,6 +47,13 @@ class Bound:
             raise DataError("divergence='analytic' needs reduction=Mean(); use divergence='sampled'")
         if self.beta < 0:
             raise DataError(f"beta must not be negative, got {self.beta}")
+        weighted, analytic = isinstance(self.reduction, LogMeanExp), self.divergence == "analytic"
+        if weighted and self.beta != 1:
+            raise DataError(
+                f"beta={self.beta} has no meaning for objective='iwae', whose weights are not split into "
+                "reconstruction and divergence; use objective='elbo'"
+            )
+        self.expectation.check_objective(weighted=weighted, analytic=analytic)
 
     def __call__(
         self, system: VariationalModel, batch: Dataset, *, key: Key
@@ -69,9 +77,9 @@ class Bound:
             return expected - self.beta * kl_divergence(q, prior)
         return self.expectation(q, log_weight, self.reduction, key=key)
 
-    def with_samples(self, samples: int) -> "Bound":
-        """The same bound with another number of samples per row."""
-        return replace(self, expectation=replace(self.expectation, samples=samples))
+    def evaluated_with(self, samples: int) -> "Bound":
+        """The same value with another number of samples per row, for looking at and not for training."""
+        return replace(self, expectation=Pathwise(samples))
 
 
 def importance_weighted(samples: int) -> Bound:
