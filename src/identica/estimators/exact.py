@@ -22,9 +22,9 @@ from identica.models.flow import FlowModel
 from identica.networks.invertible import AffineMap
 from identica.objectives.exact_likelihood import segment_prior
 from identica.random import draw_seed, named_rng
-from identica.typing import FloatArray
+from identica.typing import FloatArray, IntArray
 
-_JUDGED_ROWS, _FEWEST_JUDGED, _PERMUTATIONS = 4096, 50, 50
+JUDGED_ROWS, FEWEST_JUDGED, _PERMUTATIONS = 4096, 50, 50
 """Held-out rows on which the effect of u is judged, at most and at least, and permutations of u."""
 
 CLEAR_EFFECT = 4.0
@@ -54,9 +54,8 @@ class ExactEstimator(SourceEstimator):
         """
         X, dtype = self._check_rows(X)
         with precision_of(self.precision) as precision:
-            return apply_in_blocks(_sources_of(self.model_), self._model_input(X).astype(precision)).astype(
-                dtype
-            )
+            latents = apply_in_blocks(_sources_of(self.model_), self._model_input(X).astype(precision))
+        return latents[:, : self.n_components_].astype(dtype)
 
     def inverse_transform(self, S: Any) -> FloatArray:
         """Observations (N, d), in the user's units, from sources (N, n_components)."""
@@ -64,6 +63,8 @@ class ExactEstimator(SourceEstimator):
         S = check_array(S, dtype=[np.float64, np.float32], input_name="S")  # pyright: ignore[reportArgumentType]
         if S.shape[1] != self.n_components_:
             raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
+        # Directions of noise, if the model has any, are put at their means, which the orientation makes 0.
+        S = np.pad(S, [(0, 0), (0, self.model_.n_components - self.n_components_)])
         with precision_of(self.precision) as precision:
             scores = apply_in_blocks(_scores_of(self.model_), S.astype(precision))
         return self.whitening_.inverse(scores.astype(np.float64))
@@ -111,7 +112,8 @@ class ExactEstimator(SourceEstimator):
         encoded = self._encode_u(u, len(u)) if u is not None else self._draw_u(n_samples, seed)
         with precision_of(self.precision):
             z, scores = _draw(self.model_, jnp.asarray(encoded), jax.random.key(seed))
-        return self.whitening_.inverse(np.asarray(scores, np.float64)), np.asarray(z, np.float64)
+        z = np.asarray(z, np.float64)[:, : self.n_components_]
+        return self.whitening_.inverse(np.asarray(scores, np.float64)), z
 
     def _draw_u(self, n_samples: int, seed: int) -> np.ndarray:
         rng = named_rng(seed, "u")
@@ -149,20 +151,35 @@ class ExactEstimator(SourceEstimator):
 
         # Turned by the identity, latents come from the code that `transform` runs, which is then compiled.
         latents = _sources_of(oriented(np.eye(n), np.zeros(n)))
-        n_held_out = min(len(self.held_out_rows_), _JUDGED_ROWS)
+        n_held_out = min(len(self.held_out_rows_), JUDGED_ROWS)
         rows = [np.asarray(data.x)[: problem.n_rows]]
         if problem.held_out is not None:
             rows.append(np.asarray(problem.held_out.x[:n_held_out]))
         z = apply_in_blocks(latents, np.concatenate(rows))
         z, held_out = z[: problem.n_rows].astype(np.float64), z[problem.n_rows :]
         orientation = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True))
-        self.model_ = oriented(*orientation.matrix())
-        self.effect_of_u_ = None
-        if isinstance(self.model_.prior, ModulatedPrior) and n_held_out >= _FEWEST_JUDGED:
+        effect = None
+        if isinstance(system.prior, ModulatedPrior) and n_held_out >= FEWEST_JUDGED:
             u = np.asarray(problem.held_out.u[:n_held_out])  # type: ignore[union-attr]
-            effect = effect_of_u(self.model_.prior, held_out, u, named_rng(self.seed_, "shuffled u"))
-            self.effect_of_u_ = effect[:, orientation.order]
+            effect = effect_of_u(system.prior, held_out, u, named_rng(self.seed_, "shuffled u"))
+        system, order = self._separate(system, problem, z, held_out, effect, orientation.order)
+        orientation = orientation.reordered(order)
+        self.model_ = oriented(*orientation.matrix())
+        self.effect_of_u_ = None if effect is None else effect[:, order[: self.n_components_]]
+        if self.effect_of_u_ is not None:
             self._warn_without_effect(*self.effect_of_u_)
+
+    def _separate(
+        self,
+        system: FlowModel,
+        problem: Problem,
+        z: FloatArray,
+        held_out: Any,
+        effect: FloatArray | None,
+        order: IntArray,
+    ) -> tuple[FlowModel, IntArray]:
+        """The model and the order of its latents, sources first; here all latents are sources."""
+        return system, order
 
     def _warn_without_effect(self, effect: FloatArray, noise: FloatArray) -> None:
         if clear_effects(effect, noise).any():

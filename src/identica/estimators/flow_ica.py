@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
 from identica.data import interleaved
 from identica.errors import DataError
 from identica.estimators.base import Problem
-from identica.estimators.exact import ExactEstimator
+from identica.estimators.exact import FEWEST_JUDGED, JUDGED_ROWS, ExactEstimator, clear_effects
 from identica.estimators.flow_stages import (
     BATCH_SIZE,
     ROWS_PER_SEGMENT,
@@ -13,12 +15,20 @@ from identica.estimators.flow_stages import (
     affordable_layers,
     refinable,
 )
+from identica.estimators.noise_directions import (
+    check_number,
+    common_density,
+    rank_directions,
+    with_common_noise,
+)
 from identica.estimators.validation import check_count, check_sizes
+from identica.estimators.volume_stages import VolumePlan, affordable_couplings
 from identica.families import Family, GaussianLocationScale, GaussianScale, LaplaceScale, PowerLocationScale
+from identica.models.flow import FlowModel
 from identica.random import named_rng
 from identica.training import Stage
 from identica.training.loop import MONITOR_ROWS
-from identica.typing import IntArray
+from identica.typing import FloatArray, IntArray
 
 _DEFAULT_LAYERS = 5
 _FAMILIES: dict[str, Family] = {
@@ -36,12 +46,19 @@ class FlowICA(ExactEstimator):
     invertible network that grows layer by layer, in several restarts, of which the held-out
     likelihood chooses one. Couplings then refine the winner if held-out rows gain from them. No true
     sources are used at any point. With more columns than components, X is first reduced to its leading
-    principal components.
+    principal components; or, with ``volume="preserving"``, all columns stay, and directions of noise that
+    u does not modulate are told from the sources.
 
     Parameters
     ----------
     n_components : int or None
-        Number of sources; None takes as many as X has linearly independent columns.
+        Number of sources; None takes as many as X has linearly independent columns. With
+        ``volume="preserving"`` None finds the number on held-out rows.
+    volume : {"free", "preserving"}
+        ``"preserving"`` is general incompressible flow (GIN): a map of all columns of X whose Jacobian
+        determinant is the same everywhere, with as many latents as X has linearly independent columns. Those
+        that u modulates are sources; the others are noise, with one density for all u. It suits sensors
+        that are more than the sources, when the noise is mixed in nonlinearly or n is not known.
     prior : {"auto", "gaussian", "gaussian-scale", "laplace"}
         Distribution of each source given u. ``"auto"`` has a location and a scale modulated by u and learns
         the shape: a generalised Gaussian whose power (1 is Laplace, 2 is Gaussian) is a parameter of each
@@ -51,7 +68,9 @@ class FlowICA(ExactEstimator):
         One entry per hidden layer of the network. An invertible network has as many units in every
         layer as there are components, so only the number of entries matters, and they must equal
         the number of components. ``()`` is a linear map. None takes four hidden layers, fewer if
-        there are too few rows to determine them, and tries couplings after them.
+        there are too few rows to determine them, and tries couplings after them. With
+        ``volume="preserving"``, one entry per coupling: the units of its network's two layers, all equal;
+        None takes eight couplings with 32 units, fewer if there are too few rows.
     max_iter : int
         Optimiser steps over all stages of growth; refinement and polish come on top, in proportion.
     n_restarts : int
@@ -84,6 +103,9 @@ class FlowICA(ExactEstimator):
     effect_of_u_ : array (2, n_components) or None
         How much the distribution of each source differs between values of u on held-out rows, as a total
         variation distance from 0 to 1, and its standard deviation by chance; None with fewer than 50.
+    modulation_gains_ : array (2, d) or None
+        With ``volume="preserving"``, how much u tells about each latent, in nats per row, and the standard
+        error: the mean of log p(z_i|u) − log p(z_i) over held-out rows, sources first. Otherwise None.
     fit_rows_, held_out_rows_, gross_rows_ : int arrays
         Rows that were fitted, held out, and left out as gross spikes.
     seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_
@@ -108,6 +130,7 @@ class FlowICA(ExactEstimator):
         self,
         n_components: int | None = None,
         *,
+        volume: str = "free",
         prior: str = "auto",
         hidden_sizes: tuple[int, ...] | None = None,
         max_iter: int = 2500,
@@ -120,6 +143,7 @@ class FlowICA(ExactEstimator):
         checkpoint: Any = None,
     ):
         self.n_components = n_components
+        self.volume = volume
         self.prior = prior
         self.hidden_sizes = hidden_sizes
         self.max_iter = max_iter
@@ -135,7 +159,16 @@ class FlowICA(ExactEstimator):
         """Growth layer by layer, couplings where they help, then a quasi-Newton polish."""
         return self._plan(problem).stages()
 
-    def _plan(self, problem: Problem) -> FlowPlan:
+    @property
+    def _preserving(self) -> bool:
+        if self.volume not in ("free", "preserving"):
+            raise ValueError(f"volume must be 'free' or 'preserving', got {self.volume!r}")
+        return self.volume == "preserving"
+
+    def _n_scores(self) -> int | None:
+        return None if self._preserving else self.n_components
+
+    def _plan(self, problem: Problem) -> FlowPlan | VolumePlan:
         if self.prior not in ("auto", *_FAMILIES):
             raise ValueError(f"prior must be one of auto, {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
@@ -145,14 +178,21 @@ class FlowICA(ExactEstimator):
                 f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='auto' or 'gaussian', or "
                 "cut u into bins"
             )
+        n_segments = problem.n_segments if problem.discrete else 0
+        restarts = check_count("n_restarts", self.n_restarts)
+        if self._preserving:
+            check_number(self.n_components, n, len(self.held_out_rows_), FEWEST_JUDGED)
+            couplings, units = self._choose_couplings(problem)
+            self.n_layers_ = couplings + 1
+            return VolumePlan(couplings, units, n, family, n_segments, self.max_iter, restarts)
         self.n_layers_ = self._choose_layers(problem)
         return FlowPlan(
             n_layers=self.n_layers_,
-            n_components=problem.n_components,
+            n_components=n,
             family=family,
-            n_segments=problem.n_segments if problem.discrete else 0,
+            n_segments=n_segments,
             max_iter=self.max_iter,
-            restarts=check_count("n_restarts", self.n_restarts),
+            restarts=restarts,
             held_out=problem.held_out,
             refined=self.hidden_sizes is None and refinable(n, problem.n_rows),
         )
@@ -175,3 +215,45 @@ class FlowICA(ExactEstimator):
                 f"components: use {(n,) * len(sizes)}, or () for a linear map"
             )
         return len(sizes) + 1
+
+    def _choose_couplings(self, problem: Problem) -> tuple[int, int]:
+        if problem.n_components < 2:
+            return 0, 0
+        if self.hidden_sizes is None:
+            return affordable_couplings(problem.n_components, problem.n_rows)
+        sizes = check_sizes(self.hidden_sizes)
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"hidden_sizes={sizes}, but couplings have networks of equal size: use {(sizes[0],) * len(sizes)}, "
+                "or () for a linear map"
+            )
+        return (len(sizes), sizes[0]) if sizes else (0, 0)
+
+    def _separate(
+        self,
+        system: FlowModel,
+        problem: Problem,
+        z: FloatArray,
+        held_out: Any,
+        effect: FloatArray | None,
+        order: IntArray,
+    ) -> tuple[FlowModel, IntArray]:
+        """Latents that u does not modulate become noise, with one density for all u."""
+        self.modulation_gains_ = None
+        if not self._preserving:
+            return system, order
+        prior: Any = system.prior
+        common = common_density(system, problem.data)
+        rows, u = z[:JUDGED_ROWS].astype(problem.data.x.dtype), problem.data.u
+        if effect is not None:
+            rows, u = held_out, problem.held_out.u  # type: ignore[union-attr]
+        clear = np.ones(len(order), bool) if effect is None else clear_effects(*effect)
+        found = rank_directions(prior, common, rows, np.asarray(u[: len(rows)]), clear, self.n_components)
+        n = self.n_components_ = found.n_informative
+        self.modulation_gains_ = np.stack([found.gains, found.errors])
+        # Sources come in the stated order, noise by what little u tells about it.
+        sources = order[np.isin(order, found.order[:n])]
+        rank = np.argsort(found.order)
+        self.modulation_gains_[:, :n] = self.modulation_gains_[:, rank[sources]]
+        prior = with_common_noise(prior, common, found.order[n:])
+        return FlowModel(system.demixer, system.family, prior), np.concatenate([sources, found.order[n:]])

@@ -33,7 +33,7 @@ BATCH_SIZE = 2000
 ROWS_PER_SEGMENT = 50
 """Rows per step, and how many of them a segment has that occurs in the step."""
 
-_POLISHED_ROWS = 2**16
+POLISHED_ROWS = 2**16
 """Most rows of the polish, whose every iteration runs over all of them."""
 
 _SHARES = {1: 4, 2: 4, 3: 5}
@@ -124,7 +124,7 @@ class FlowPlan:
             stages.append(replace(refine, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
         last = Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50)
-        stages.append(replace(last, batch_size=_POLISHED_ROWS))
+        stages.append(replace(last, batch_size=POLISHED_ROWS))
         return stages
 
     def _decided(self, evaluate: Evaluate) -> Prepare:

@@ -33,6 +33,11 @@ class Orientation:
         sign = np.where(correlation[np.arange(len(order)), nearest] < 0, -1.0, 1.0)
         return cls(order, mean[order], (sign / scale)[order])
 
+    def reordered(self, order: IntArray) -> "Orientation":
+        """The same sources in another order of latents."""
+        place = np.argsort(self.order)[order]
+        return Orientation(order, self.mean[place], self.factor[place])
+
     def matrix(self) -> tuple[FloatArray, FloatArray]:
         """Weight (n, n) and bias (n,) of the map z ↦ s."""
         weight = np.zeros((len(self.order), len(self.order)))

@@ -9,6 +9,7 @@ from identica.conditionals import MixturePrior, ModulatedPrior
 from identica.families import Family
 from identica.networks.coupling import RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
+from identica.networks.volume_preserving import VolumePreservingNetwork
 from identica.typing import Array, Key
 
 
@@ -19,7 +20,7 @@ class FlowModel(eqx.Module):
 
     Attributes
     ----------
-    demixer : InvertibleNetwork or RefinedNetwork
+    demixer : InvertibleNetwork, RefinedNetwork or VolumePreservingNetwork
         g, from white scores to latents z.
     family : Family
         Of the latents given u.
@@ -29,20 +30,23 @@ class FlowModel(eqx.Module):
         From latents to sources: the stated order, sign and scale. The prior stays that of the latents.
     """
 
-    demixer: InvertibleNetwork | RefinedNetwork
+    demixer: InvertibleNetwork | RefinedNetwork | VolumePreservingNetwork
     family: Family
     prior: ModulatedPrior | MixturePrior | None = None
     orientation: AffineMap | None = None
 
     @property
     def network(self) -> InvertibleNetwork:
-        """The demixer without its couplings."""
+        """The demixer without its couplings, which a volume-preserving one cannot do without."""
+        if isinstance(self.demixer, VolumePreservingNetwork):
+            raise TypeError("a volume-preserving demixer holds no network that grows")
         return self.demixer.network if isinstance(self.demixer, RefinedNetwork) else self.demixer
 
     @property
     def n_components(self) -> int:
         """Number n of latents."""
-        return self.network.last.bias.shape[-1]
+        volume = isinstance(self.demixer, VolumePreservingNetwork)
+        return (self.demixer if volume else self.network).last.bias.shape[-1]  # type: ignore[union-attr]
 
     def latents(self, x: Array) -> tuple[Array, Array]:
         """z (B, n) and log|det dz/dx| (B,) of scores x (B, n)."""

@@ -5,6 +5,7 @@ from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 
+from identica.networks.volume_preserving import VolumePreservingNetwork
 __all__ = [
     "AffineMap",
     "CouplingStack",
@@ -13,3 +14,4 @@ __all__ = [
     "MultilayerPerceptron",
     "RefinedNetwork",
 ]
+    "VolumePreservingNetwork",

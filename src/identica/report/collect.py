@@ -71,6 +71,11 @@ def collect(
             statements.modulation(sources[used], used_codes, names)
             if used_codes is not None and effect is None
             else None,
+            learned.noise_directions(
+                getattr(estimator, "modulation_gains_", None),
+                n,
+                getattr(estimator, "n_components", 0) is None,
+            ),
             learned.shape(getattr(estimator, "model_", None), names),
             statements.independence(sources[used], used_codes, names),
             neighbours(

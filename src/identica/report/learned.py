@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from identica.estimators.exact import CLEAR_EFFECT, clear_effects
+from identica.estimators.noise_directions import SMALLEST_GAIN, SMALLEST_SHARE
 from identica.families import PowerLocationScale
 from identica.findings import Finding
 from identica.networks.coupling import RefinedNetwork
@@ -76,6 +77,7 @@ def shape(model: Any, names: list[str]) -> Finding | None:
     powers = np.asarray(family.power)
     if model.orientation is not None:  # from the order of latents to that of sources
         powers = powers[np.abs(np.asarray(model.orientation.weight)).argmax(axis=1)]
+    powers = powers[: len(names)]  # noise directions, if there are any, come after the sources
     said = ", ".join(
         f"{name} {power:.1f} ({next(words for bound, words in _SHAPES if power <= bound)})"
         for name, power in zip(names, powers, strict=True)
@@ -93,3 +95,41 @@ def shape(model: Any, names: list[str]) -> Finding | None:
         "density ∝ exp(−|z − m|^p / α^p): p = 1 Laplace, 2 Gaussian, larger: lighter tails (Subbotin, 1923)"
     )
     return Finding("shape of the sources", value, verdict="info", text=text, reference=reference)
+
+
+def noise_directions(gains: FloatArray | None, n_components: int, found: bool) -> Finding | None:
+    """Which latents of a volume-preserving flow are noise; None for other models.
+
+    Parameters
+    ----------
+    gains : (2, d) array or None
+        ``modulation_gains_`` of an estimator: gain of each latent, sources first, and its standard error.
+    n_components : int
+        How many of them are sources.
+    found : bool
+        Whether that number comes from the data.
+    """
+    if gains is None:
+        return None
+    said = [f"{gain:.3f} ± {error:.3f}" for gain, error in gains.T]
+    kept, noise = ", ".join(said[:n_components]), ", ".join(said[n_components:])
+    text = (
+        f"Of {len(said)} directions, {n_components} "
+        f"{'are' if n_components > 1 else 'is'} modulated by u "
+        f"{'beyond doubt' if found else '(the number was given)'}: knowing u is worth {kept} nats per row there. "
+    )
+    text += f"The others are modelled as noise: {noise}." if noise else "None is noise."
+    close = len(said) > n_components and gains[0, n_components:].max() > 0.5 * gains[0, :n_components].min()
+    if close:
+        text += " The line between them is thin; fit with n_components one more and one less to compare."
+    reference = (
+        "mean of log p(z|u) − log p(z) on held-out rows; a source is clear by permutations of u, and gains at "
+        f"least {SMALLEST_GAIN:g} nats and {SMALLEST_SHARE:g} of the largest gain (after Sorrenson et al., 2020)"
+    )
+    return Finding(
+        "directions of noise",
+        len(said) - n_components,
+        verdict="warning" if close else "info",
+        text=text,
+        reference=reference,
+    )
