@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": "Watch it work on built-in data: Figure 1 of the iVAE paper, and two photographs unmixed.",
     "fit": "Fit a model to a table and write sources, model and report to a run folder.",
     "transform": "Compute the sources of another table with a fitted run.",
+    "compare": "Fit several methods to the same rows and rank them by rows that none has seen.",
     "evaluate": "Score a fitted run on another table, and against true sources where they are known.",
     "sample": "Draw new rows and their sources from a fitted run.",
     "simulate": "Write a simulated data set whose sources are known.",

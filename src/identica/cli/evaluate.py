@@ -55,7 +55,7 @@ def evaluate(
     data = read_table(table)
     selection = select_by_name(data, record["columns"], u or record["u"])
     check_selection(selection, fit=False)
-    known = None if truth is None else _truth(truth, data)
+    known = None if truth is None else known_sources(truth, data)
     seen = sha256_of(table) == record["sha256"]
     if seen:
         say("note: the run was fitted on this very table, so these are no scores of unseen rows")
@@ -116,7 +116,7 @@ def _spikes(estimator: Any, selection: Any) -> np.ndarray:
     )
 
 
-def _truth(truth: str, data: Any) -> np.ndarray:
+def known_sources(truth: str, data: Any) -> np.ndarray:
     """True sources (N, n), from columns of the table or from a file of their own."""
     from identica.cli.checks import check_selection
     from identica.cli.selection import Selection, find_columns, split_names

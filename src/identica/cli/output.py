@@ -42,6 +42,22 @@ def say(text: str) -> None:
     console().print(text, markup=False)
 
 
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """A table for people, which fits a terminal as long as its columns can be wrapped."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for place, title in enumerate(header):
+        left = place == 0 or title in ("score", "mark", "how it was scored")
+        whole = place == 0 or title.endswith("(sd)")
+        word = max(map(len, [*title.split(), *(row[place] for row in rows)]))
+        side = "left" if left else "right"
+        table.add_column(title, justify=side, no_wrap=whole, min_width=None if whole else word)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
 def emit(common: Common, command: str, content: Mapping[str, Any]) -> None:
     """The result of a command for programs, if asked for."""
     if common.json:

@@ -191,19 +191,26 @@ def _curves(content: dict[str, Any], quick: bool) -> dict[str, list[tuple[float,
 
 def _write(out: Path, content: dict[str, Any], curves: dict[str, Any] | None) -> None:
     from identica.report.curves import curve_tables, draw_curves
-    from identica.report.reproduction import TABLE_NAME, draw, markdown, write_json, write_picture
+    from identica.report.reproduction import (
+        PICTURE_NAME,
+        TABLE_NAME,
+        draw,
+        markdown,
+        write_json,
+        write_picture,
+    )
     from identica.report.storage import write_text
 
     write_json(out, plain(content))
     if curves is not None:
-        write_picture(out, draw_curves(curves))
+        write_picture(out / PICTURE_NAME, draw_curves(curves))
         tables = markdown([("Curves", content["caveat"], curve_tables(curves))])
         write_text(out / TABLE_NAME, tables + "\n".join(_notes(content)) + "\n")
         return
     drawn = [
         (c["case"], c, c["published"]["scores"], c["published"]["same_setting"]) for c in content["cases"]
     ]
-    write_picture(out, draw(drawn))
+    write_picture(out / PICTURE_NAME, draw(drawn))
     sections = [
         (c["case"], " ".join([_sizes(c), content["caveat"], _other_sizes(c)]), _tables(c))
         for c in content["cases"]
@@ -212,11 +219,12 @@ def _write(out: Path, content: dict[str, Any], curves: dict[str, Any] | None) ->
 
 
 def _say(name: str, content: dict[str, Any], curves: dict[str, Any] | None) -> None:
+    from identica.cli.output import print_table
     from identica.report.curves import curve_tables
 
     for table in [] if curves is None else curve_tables(curves):
         say("")
-        _print_table(*table)
+        print_table(*table)
     for case in content["cases"] if curves is None else []:
         say("")
         say(f"{case['case']}: mean correlation with the true sources (MCC)\n{_sizes(case)}")
@@ -224,27 +232,10 @@ def _say(name: str, content: dict[str, Any], curves: dict[str, Any] | None) -> N
             say(other)
         # One score less than in the files, so that the table fits a terminal of 80 columns.
         for header, rows in _tables(case, without=("spearman_within",)):
-            _print_table(header, rows)
+            print_table(header, rows)
             say("")
     for line in _notes(content):
         say(line)
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-
-    from identica.cli.output import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for place, title in enumerate(header):
-        left = place == 0 or title in ("score", "mark", "how it was scored")
-        whole = place == 0 or title.endswith("(sd)")
-        word = max(map(len, [*title.split(), *(row[place] for row in rows)]))
-        side = "left" if left else "right"
-        table.add_column(title, justify=side, no_wrap=whole, min_width=None if whole else word)
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
 
 
 def _sizes(case: dict[str, Any]) -> str:

@@ -225,7 +225,7 @@ def draw(cases: Sequence[tuple[str, Mapping[str, Any], Sequence[PublishedScore],
     return figure
 
 
-def write_picture(folder: Path, figure: Figure) -> None:
+def write_picture(path: Path, figure: Figure) -> None:
     """Save the picture as PNG.
 
     Raises
@@ -235,7 +235,7 @@ def write_picture(folder: Path, figure: Figure) -> None:
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    with replacing(folder / PICTURE_NAME) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
