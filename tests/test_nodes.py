@@ -127,9 +127,9 @@ def test_quasi_monte_carlo_is_unbiased_and_better_than_monte_carlo(precision):
         keys = jax.random.split(jax.random.key(1), 64)
 
         def errors(nodes):
-            one = lambda key: nodes(prior, lambda z, _: 0.25 * z[..., 0] * z[..., 1], LogMeanExp(), key=key)[
-                0
-            ]  # noqa: E731
+            def one(key):
+                return nodes(prior, lambda z, _: 0.25 * z[..., 0] * z[..., 1], LogMeanExp(), key=key)[0]
+
             return np.exp(np.asarray(jax.vmap(one)(keys), np.float64) - truth) - 1
 
         quasi, plain = errors(QuasiMonteCarlo(512)), errors(MonteCarlo(512))
