@@ -27,11 +27,14 @@ def estimator_classes() -> dict[str, type]:
     """The classes that a saved model may name."""
     from identica.estimators.flow_ica import FlowICA
     from identica.estimators.gaussian_mixture import GaussianMixture
+    from identica.estimators.gcl import GCL
     from identica.estimators.ivae import IVAE
     from identica.estimators.linear_ica import LinearICA
+    from identica.estimators.pcl import PCL
+    from identica.estimators.tcl import TCL
     from identica.estimators.vae import VAE
 
-    return {c.__name__: c for c in (FlowICA, GaussianMixture, IVAE, LinearICA, VAE)}
+    return {c.__name__: c for c in (FlowICA, GCL, GaussianMixture, IVAE, LinearICA, PCL, TCL, VAE)}
 
 
 def save(estimator: Any, folder: str | Path) -> None:

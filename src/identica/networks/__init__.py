@@ -1,17 +1,19 @@
 """Networks: multilayer perceptrons, monotone functions and invertible layers."""
 
+from identica.networks.componentwise import ComponentwiseNetwork
 from identica.networks.coupling import CouplingStack, RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
-
 from identica.networks.volume_preserving import VolumePreservingNetwork
+
 __all__ = [
     "AffineMap",
+    "ComponentwiseNetwork",
     "CouplingStack",
     "InvertibleNetwork",
     "MonotoneHinges",
     "MultilayerPerceptron",
     "RefinedNetwork",
-]
     "VolumePreservingNetwork",
+]
