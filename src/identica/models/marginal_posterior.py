@@ -46,8 +46,11 @@ class MixturePosterior(NamedTuple):
         part_key, noise_key = jax.random.split(key)
         chosen = jax.random.categorical(part_key, self.log_weights, shape=(count,))
         z = self.part.rows(chosen).sample(noise_key)
-        log_q = self.part.log_prob(z[:, None]) + self.log_weights
-        return z, jax.nn.logsumexp(log_q, axis=1)
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Array) -> Array:
+        """Log-densities (K,) of z (K, n), nats."""
+        return jax.nn.logsumexp(self.part.log_prob(z[:, None]) + self.log_weights, axis=1)
 
 
 def mixture_posterior(encoder: ProductOfExperts, prior: ModulatedPrior, x: Array) -> MixturePosterior:
