@@ -1,9 +1,11 @@
 """Shared data and fitted models. Compiling is most of the cost, so both are made once per session."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,3 +53,28 @@ def make_rows(n_columns: int = 2, n_segments: int = 3, n_per_segment: int = 60, 
 def rows() -> Rows:
     """Two columns, three segments of sixty rows."""
     return make_rows()
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory) -> Path:
+    """A small simulated table: x1 to x3, u, s1 to s3."""
+    from identica.cli import main
+
+    path = tmp_path_factory.mktemp("data") / "sim.csv"
+    sizes = ["--n-components", "3", "--n-segments", "6", "--n-per-segment", "40"]
+    assert main(["simulate", "icebeem", *sizes, "--seed", "3", "--out", str(path)]) == 0
+    return path
+
+
+def run_json(capsys, *tokens, code=0) -> dict[str, Any]:
+    """Run a command: its exit code checked, and the one JSON object on standard output."""
+    from identica.cli import main
+
+    capsys.readouterr()
+    assert main([*map(str, tokens), "--json"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    content = json.loads(lines[0])
+    assert content["schema"] == 1
+    assert content["command"] == tokens[0]
+    return content

@@ -20,12 +20,16 @@ def modulated(u_of_time, mix, n_rows=3000, seed=0):
     return pd.DataFrame(X, columns=["x1", "x2"]), pd.Series(u_of_time(time), name="u"), S, sd
 
 
-DISCRETE = lambda time: np.minimum(time * 15, 14).astype(int)  # noqa: E731
-CONTINUOUS = lambda time: time + 1e-6  # noqa: E731
+def fifteen_segments(time):
+    return np.minimum(time * 15, 14).astype(int)
+
+
+def time_itself(time):
+    return time + 1e-6
 
 
 @pytest.mark.parametrize(
-    ("u_of_time", "name"), [(DISCRETE, "joint-diagonalization"), (CONTINUOUS, "maximum likelihood")]
+    ("u_of_time", "name"), [(fifteen_segments, "joint-diagonalization"), (time_itself, "maximum likelihood")]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_linear_mixture_is_said_to_need_no_nonlinear_model(u_of_time, name):
@@ -46,7 +50,7 @@ def test_a_linear_mixture_is_said_to_need_no_nonlinear_model(u_of_time, name):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_nonlinear_mixture_is_said_to_need_one():
-    x, u, _, _ = modulated(DISCRETE, "nonlinear")
+    x, u, _, _ = modulated(fifteen_segments, "nonlinear")
     flow = identica.FlowICA(n_restarts=2, max_iter=600, hidden_sizes=(2, 2), random_state=0).fit(x, u=u)
     gain = statements.held_out(held_out_scores(flow, x, u), "FlowICA")[1]
     assert gain.verdict == "good"

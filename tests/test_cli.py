@@ -16,20 +16,12 @@ import pytest
 from rich.console import Console
 
 import identica
+from conftest import run_json
 from identica.cli import main
 from identica.cli import progress as progress_module
 from identica.cli.output import plain
 from identica.metrics import mcc
 from identica.training.progress import Progress
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A small simulated table: x1 to x3, u, s1 to s3."""
-    path = tmp_path_factory.mktemp("data") / "sim.csv"
-    sizes = ["--n-components", "3", "--n-segments", "6", "--n-per-segment", "40"]
-    assert main(["simulate", "icebeem", *sizes, "--seed", "3", "--out", str(path)]) == 0
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +32,6 @@ def linear_run(table, tmp_path_factory):
         main(["fit", str(table), "--u", "u", "--drop", "s*", "--method", "linear", "--out", str(folder)]) == 0
     )
     return folder
-
-
-def run_json(capsys, *tokens, code=0):
-    """Exit code checked, and the one JSON object on standard output."""
-    capsys.readouterr()
-    assert main([*map(str, tokens), "--json"]) == code
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    content = json.loads(lines[0])
-    assert content["schema"] == 1
-    assert content["command"] == tokens[0]
-    return content
 
 
 @pytest.mark.parametrize("tokens", [["--help"], ["fit", "--help"], ["--version"]])

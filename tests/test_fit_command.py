@@ -8,26 +8,9 @@ import pytest
 from scipy.signal import lfilter
 
 import identica
+from conftest import run_json
 from identica.cli import main
 from identica.errors import Status
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A small simulated table: x1 to x3, u, s1 to s3."""
-    path = tmp_path_factory.mktemp("data") / "sim.csv"
-    sizes = ["--n-components", "3", "--n-segments", "6", "--n-per-segment", "40"]
-    assert main(["simulate", "icebeem", *sizes, "--seed", "3", "--out", str(path)]) == 0
-    return path
-
-
-def run_json(capsys, *tokens, code=0):
-    """Exit code checked, and the one JSON object on standard output."""
-    capsys.readouterr()
-    assert main([*map(str, tokens), "--json"]) == code
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
 
 
 def test_a_fit_that_became_non_finite_is_said_by_the_exit_code(table, tmp_path, capsys, monkeypatch):

@@ -10,32 +10,12 @@ import time
 import pandas as pd
 import pytest
 
+from conftest import run_json
 from identica.cli import main
 from identica.cli import progress as progress_module
 from identica.training import loop
 
 TINY_FLOW = ["--method", "flow", "--restarts", "2", "--max-iter", "60"]
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A small simulated table: x1 to x3, u, s1 to s3."""
-    path = tmp_path_factory.mktemp("data") / "sim.csv"
-    sizes = ["--n-components", "3", "--n-segments", "6", "--n-per-segment", "40"]
-    assert main(["simulate", "icebeem", *sizes, "--seed", "3", "--out", str(path)]) == 0
-    return path
-
-
-def run_json(capsys, *tokens, code=0):
-    """Exit code checked, and the one JSON object on standard output."""
-    capsys.readouterr()
-    assert main([*map(str, tokens), "--json"]) == code
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    content = json.loads(lines[0])
-    assert content["schema"] == 1
-    assert content["command"] == tokens[0]
-    return content
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,16 @@ class Family(eqx.Module):
 
     @abc.abstractmethod
     def natural_from_expectation(self, statistics_mean: Array, *, floor: float = VARIANCE_FLOOR) -> Array:
-        """Maximum-likelihood parameters from averaged statistics (…, k)."""
+        """Maximum-likelihood parameters from averaged statistics.
+
+        Parameters
+        ----------
+        statistics_mean : (…, k)
+            Averages over the observations of each group.
+        floor : float
+            Added to the variance (of z², for scale families to the averaged statistic), so that a
+            group that has shrunk to a point keeps a finite likelihood.
+        """
 
     @abc.abstractmethod
     def profile_log_likelihood(self, statistics_mean: Array, *, floor: float = VARIANCE_FLOOR) -> Array:
@@ -82,11 +91,6 @@ class ExponentialFamily(Family):
     [1.0, 4.0]
     """
 
-    @property
-    @abc.abstractmethod
-    def number_of_statistics(self) -> int:
-        """Number k of sufficient statistics."""
-
     # Primitives -----------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -98,48 +102,12 @@ class ExponentialFamily(Family):
         """log Q(z) in nats, of the shape of `z`."""
 
     @abc.abstractmethod
-    def natural_parameters(self, raw: Array) -> Array:
-        """A smooth map from unconstrained numbers (a network's output) onto valid parameters."""
-
-    @abc.abstractmethod
     def log_partition(self, natural: Array) -> Array:
         """A(λ), the logarithm of the normaliser, in nats."""
-
-    # Closed forms that each family brings ------------------------------------------------------------
-
-    @abc.abstractmethod
-    def raw_from_natural(self, natural: Array) -> Array:
-        """Inverse of `natural_parameters`."""
-
-    @abc.abstractmethod
-    def natural_from_expectation(self, statistics_mean: Array, *, floor: float = VARIANCE_FLOOR) -> Array:
-        """Maximum-likelihood natural parameters from averaged sufficient statistics.
-
-        Parameters
-        ----------
-        statistics_mean : (..., k)
-            Averages of `sufficient_statistics` over the observations of each group.
-        floor : float
-            Added to the variance (of z², for scale families to the averaged statistic), so that a
-            group that has shrunk to a point keeps a finite likelihood.
-
-        Returns
-        -------
-        (..., k)
-            Natural parameters whose expectation parameters are `statistics_mean`, up to the floor.
-        """
-
-    @abc.abstractmethod
-    def mean_and_variance(self, natural: Array) -> tuple[Array, Array]:
-        """Mean and variance of z."""
 
     @abc.abstractmethod
     def expected_log_base_measure(self, natural: Array) -> Array:
         """E log Q(z) in nats; the constant itself where Q is constant."""
-
-    @abc.abstractmethod
-    def sample(self, natural: Array, *, key: Key) -> Array:
-        """One draw of z for each parameter vector: (..., k) to (...,)."""
 
     # Derived ------------------------------------------------------------------------------------------
 
