@@ -11,7 +11,7 @@ from identica.conditionals.encoders import (
     posterior_of,
 )
 from identica.conditionals.laplace import LaplaceEncoder
-from identica.conditionals.mixture import MixturePrior
+from identica.conditionals.mixture import GaussianMixturePrior, MixturePrior
 from identica.conditionals.observations import (
     BernoulliObservation,
     CategoricalObservation,
@@ -21,6 +21,7 @@ from identica.conditionals.observations import (
     PoissonObservation,
     StudentTObservation,
 )
+from identica.conditionals.per_row import Nodes, PerRow, PerRowEncoder
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.priors import (
     ConstantPrior,
@@ -40,13 +41,17 @@ __all__ = [
     "Evidence",
     "Factor",
     "Features",
+    "GaussianMixturePrior",
     "GaussianObservation",
     "LaplaceEncoder",
     "MixturePrior",
     "ModulatedPrior",
     "NegativeBinomialObservation",
     "NetworkMap",
+    "Nodes",
     "Observation",
+    "PerRow",
+    "PerRowEncoder",
     "PoissonObservation",
     "PrecisionGaussian",
     "ProductOfExperts",

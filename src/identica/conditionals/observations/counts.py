@@ -13,34 +13,22 @@ _CONCENTRATIONS = (0.05, 3000.0)
 """Smallest and largest concentration: beyond, float32 cannot tell the law from a Poisson."""
 
 
-class _CountObservation(Observation):
-    """Counts whose log-mean is the decoder's output, smoothly bounded above.
-
-    Attributes
-    ----------
-    largest_log_rate : float
-        Upper bound of the log-mean: one extrapolated exponential must not end a fit.
-    """
-
-    largest_log_rate: eqx.AbstractVar[float]
-
-    def outputs(self, d: int) -> int:
-        return d
-
-    def mean(self, output: Array) -> Array:
-        return jnp.exp(self.largest_log_rate - jax.nn.softplus(self.largest_log_rate - output))
-
-
-class PoissonObservation(_CountObservation):
+class PoissonObservation(Observation):
     """Counts; the decoder's output is the log-rate, smoothly bounded above.
 
     Attributes
     ----------
     largest_log_rate : float
-        Upper bound of the log-rate.
+        Upper bound of the log-rate: one extrapolated exponential must not end a fit.
     """
 
     largest_log_rate: float = eqx.field(static=True, default=12.0)
+
+    def outputs(self, d: int) -> int:
+        return d
+
+    def mean(self, output: Array) -> Array:
+        return _bounded_exponential(output, self.largest_log_rate)
 
     def linear_start(
         self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
@@ -51,7 +39,7 @@ class PoissonObservation(_CountObservation):
         return dist.Poisson(self.mean(output)).to_event(1)
 
 
-class NegativeBinomialObservation(_CountObservation):
+class NegativeBinomialObservation(Observation):
     """Overdispersed counts: mean μ from the decoder, variance μ + μ²/r with r learned per column.
 
     Attributes
@@ -76,6 +64,12 @@ class NegativeBinomialObservation(_CountObservation):
         low, high = np.log(_CONCENTRATIONS)
         return jnp.exp(jnp.clip(self.log_concentration, low, high))
 
+    def outputs(self, d: int) -> int:
+        return d
+
+    def mean(self, output: Array) -> Array:
+        return _bounded_exponential(output, self.largest_log_rate)
+
     def linear_start(
         self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "NegativeBinomialObservation"]:
@@ -90,6 +84,11 @@ class NegativeBinomialObservation(_CountObservation):
 
     def __call__(self, output: Array) -> dist.Distribution:
         return dist.NegativeBinomial2(self.mean(output), self.concentration).to_event(1)
+
+
+def _bounded_exponential(output: Array, largest: float) -> Array:
+    """exp(output), which bends smoothly to stay below exp(largest)."""
+    return jnp.exp(largest - jax.nn.softplus(largest - output))
 
 
 def _log_linear(z: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -12,6 +12,9 @@ from numpyro.distributions import constraints
 from identica.conditionals.observations.base import Observation, least_squares
 from identica.typing import Array, FloatArray, Key
 
+_LEVEL_ROWS = 4096
+"""Most rows from which first levels of columns are found."""
+
 _IMPOSSIBLE = -1e30
 """Log-odds of a category that a column does not have."""
 
@@ -28,8 +31,15 @@ class BernoulliObservation(Observation):
     def linear_start(
         self, z: FloatArray, x: FloatArray, *, extra_variance: float = 1e-3
     ) -> tuple[FloatArray, FloatArray, "BernoulliObservation"]:
-        # The tangent of the logistic function at 1/2.
-        return (*least_squares(z, 4 * (x - 0.5)), self)
+        share = np.clip(x.mean(axis=0), 1e-3, 1 - 1e-3)
+        # The tangent of the logistic function at the share of ones, but not too steep where they are rare.
+        weight, _ = least_squares(z, x / np.maximum(share * (1 - share), 0.05))
+        slope, bias = z[:_LEVEL_ROWS] @ weight, np.log(share) - np.log1p(-share)
+        for _ in range(20):
+            # The bias that gives each column its share: Newton's method, kept short where it is flat.
+            p = 0.5 * (1 + np.tanh(0.5 * (slope + bias)))
+            bias = bias - np.clip((p.mean(axis=0) - share) / (p * (1 - p)).mean(axis=0), -1, 1)
+        return weight, bias, self
 
     def __call__(self, output: Array) -> dist.Distribution:
         return dist.BernoulliLogits(output).to_event(1)
