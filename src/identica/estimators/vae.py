@@ -10,10 +10,10 @@ import numpy as np
 from identica.conditionals import GaussianMixturePrior
 from identica.errors import DataError
 from identica.estimators.base import Problem
-from identica.estimators.blocks import apply_in_blocks, precision_of
+from identica.estimators.blocks import apply_in_blocks, precision_of, row_keys
 from identica.estimators.vae_start import FirstAutoencoder
 from identica.estimators.validation import check_count, check_one_of, check_positive, check_sizes
-from identica.estimators.variational import VariationalEstimator, row_keys
+from identica.estimators.variational import VariationalEstimator
 from identica.expectations import (
     DoublyReparametrized,
     Pathwise,

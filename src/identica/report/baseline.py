@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
+from identica.conditionals.observations.options import REAL
 from identica.errors import IdenticaError
 from identica.series import autocorrelation_time
 from identica.typing import IntArray
@@ -75,7 +76,8 @@ def held_out_scores(
     }
     from identica import LinearICA
 
-    if isinstance(estimator, LinearICA) or getattr(estimator, "likelihood", "gaussian") != "gaussian":
+    # A probability of counts or codes is on another scale than a density.
+    if isinstance(estimator, LinearICA) or getattr(estimator, "likelihood", "gaussian") not in REAL:
         return scores
     fit_rows = np.asarray(estimator.fit_rows_)
     rows, errors = {}, []

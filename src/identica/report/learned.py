@@ -69,6 +69,42 @@ def effect_of_u(effect: FloatArray | None, names: list[str]) -> Finding | None:
     )
 
 
+def latents_without_u(estimator: Any) -> Finding | None:
+    """What theory says about the latents of a `VAE`, by its prior and its activation; None for other models.
+
+    Parameters
+    ----------
+    estimator : SourceEstimator
+    """
+    from identica import VAE
+
+    if not isinstance(estimator, VAE):
+        return None
+    network = estimator.model_.model.likelihood.network  # type: ignore[attr-defined]
+    affine = len(network.weights) == 1 or network.activation in ("leaky_relu", "relu")
+    if estimator.prior == "normal":
+        value, verdict = "not determined", "warning"
+        text = (
+            "Without u and with a standard normal prior, any rotation of these latents explains the rows as well: "
+            "judge the model by its likelihood, never by single latents."
+        )
+    elif affine:
+        value, verdict = "up to an affine map", "info"
+        text = (
+            "With a Gaussian mixture as prior and a piecewise affine decoder, theory determines the latents up to an "
+            "affine map, if the model is right and the decoder injective: clusters and their geometry mean something, "
+            "single axes do not."
+        )
+    else:
+        value, verdict = "not determined", "warning"
+        text = (
+            f"The decoder is smooth ({network.activation}), and theory determines latents under a mixture prior for "
+            "piecewise affine decoders only; activation='leaky_relu' gives one."
+        )
+    reference = "Kivva, Rajendran, Ravikumar, Aragam (2022), theorems on Gaussian mixture priors"
+    return Finding("meaning of the latents", value, verdict=verdict, text=text, reference=reference)
+
+
 def shape(model: Any, names: list[str]) -> Finding | None:
     """The power of each source's density, and whether couplings were kept; None if no shape was learned."""
     family = getattr(getattr(model, "prior", None), "family", None)
