@@ -2,13 +2,20 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from identica.conditionals import Features
 from identica.errors import DataError
 from identica.estimators.base import Problem
+from identica.estimators.flow_ica import FlowICA
 from identica.estimators.ivae_stages import IVAEPlan
 from identica.estimators.ivae_start import linear_start
 from identica.estimators.validation import check_count, check_sizes
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
+from identica.models.teacher import FlowTeacher
 from identica.training import Stage
 
 _FAMILIES: dict[str, ExponentialFamily] = {
@@ -134,6 +141,26 @@ class IVAE(VariationalEstimator):
         self.callbacks = callbacks
         self.checkpoint = checkpoint
 
+    def taught_by(self, flow: FlowICA | None) -> "IVAE":
+        """Let one start of the next fits come from a flow fitted to the same rows; None takes that back.
+
+        A flow ignores noise; what it found is a far better start under little noise than chance is.
+        Where the number of components differs, it is of no use and not taken.
+        """
+        self._flow = None if flow is None else (flow.model_, flow.whitening_)
+        return self
+
+    def _teacher(self, problem: Problem) -> FlowTeacher | None:
+        flow, whitening = getattr(self, "_flow", None) or (None, None)
+        if flow is None or whitening is None or flow.n_components != problem.n_components:
+            return None
+        n, dtype = problem.n_components, problem.data.x.dtype
+        scale = problem.whitening.scale / whitening.scale
+        center = (whitening.center - problem.whitening.center) / problem.whitening.scale
+        kept = whitening.rotation[:, :n] / np.sqrt(whitening.eigenvalues[:n])
+        features = Features(jnp.asarray(center, dtype), jnp.asarray(scale[:, None] * kept, dtype))
+        return FlowTeacher(features, jax.tree.map(jnp.asarray, flow), n)
+
     def build(self, problem: Problem) -> list[Stage]:
         """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
         if self.prior not in list(_FAMILIES):
@@ -159,6 +186,7 @@ class IVAE(VariationalEstimator):
             n_rows=problem.n_rows,
             n_labels=problem.encoder.n_segments if problem.encoder is not None else 0,
             held_out=problem.held_out,
+            teacher=self._teacher(problem),
         )
         return plan.stages()
 

@@ -37,10 +37,12 @@ def flow_start(
     restarts: int,
     n_rows: int,
     first_classifier: Any,
+    teacher: FlowTeacher | None = None,
 ) -> list[Stage]:
     """Stages that end in a `Pupil`: growth of a flow, then its lessons.
 
-    ``n_segments`` is 0 for a continuous u; ``first_classifier(data, key)`` makes an untrained one.
+    ``n_segments`` is 0 for a continuous u; ``first_classifier(data, key)`` makes an untrained one. A
+    ``teacher`` with standardised sources, trained elsewhere, leaves the lessons only.
     """
     share = min(1.0, max_iter / _REFERENCE)
     plan = FlowPlan(
@@ -55,6 +57,8 @@ def flow_start(
     stages = [_on_scores(s, features, n_components) for s in plan.stages() if not isinstance(s.solver, LBFGS)]
 
     def enrol(system: FlowTeacher | None, data: Dataset, key: Key) -> Pupil:
+        if teacher is not None:
+            return Pupil(teacher, first_classifier(data, key))
         if system is None:
             raise ValueError("the flow comes before its pupil")
         return Pupil(_standardised(system, data.x, data.weight), first_classifier(data, key))
@@ -62,7 +66,7 @@ def flow_start(
     steps = max(1, round(_TEACHING_STEPS * share))
     solver = Adam(rate=3e-3, clip=10.0)
     lessons = Stage("flow's lessons", enrol, Distance(), HeldOutDistance(), solver, steps, batch_size=512)
-    return [*stages, lessons]
+    return [lessons] if teacher is not None else [*stages, lessons]
 
 
 def enter(create: Any) -> Any:

@@ -24,6 +24,7 @@ from identica.estimators.ivae_start import LINEAR_ROWS, Start, unmixing_of
 from identica.families import ExponentialFamily
 from identica.models import LatentVariableModel, VariationalModel
 from identica.models.contrastive import SegmentClassifier
+from identica.models.teacher import FlowTeacher
 from identica.objectives.bound import HeldOutBound, WeightedSum, importance_weighted
 from identica.objectives.contrastive import (
     HeldOutCrossEntropy,
@@ -89,6 +90,8 @@ class IVAEPlan:
         Distinct values of a discrete u.
     held_out : Dataset or None
         Rows that decide whether the polish is kept.
+    teacher : FlowTeacher or None
+        A flow of the same rows, from whose sources one start comes.
     """
 
     start: Start
@@ -104,6 +107,7 @@ class IVAEPlan:
     n_rows: int
     n_labels: int
     held_out: Dataset | None
+    teacher: FlowTeacher | None = None
 
     def stages(self) -> list[Stage]:
         """Starts, decoder, fine-tuning and polish."""
@@ -159,7 +163,7 @@ class IVAEPlan:
         unknowns = self.n_components * self.family.number_of_statistics
         # A flow of one layer is linear and knows no more than the linear start.
         helps = self.n_labels < 4 * unknowns and affordable_layers(self.n_components, self.n_rows) > 1
-        if not (self.discrete and self.hidden_sizes and helps):
+        if self.teacher is None and not (self.discrete and self.hidden_sizes and helps):
             return [classify], (self._autoencoder,) * carried
         lessons = flow_start(
             self.start.features,
@@ -170,6 +174,7 @@ class IVAEPlan:
             self.restarts,
             self.n_rows,
             lambda data, key: self._classifier(None, data, key),
+            self.teacher,
         )
         contest = replace(
             classify,

@@ -32,7 +32,7 @@ class FlowTeacher(eqx.Module):
 
     def sources(self, x: Array) -> Array:
         """The flow's sources (B, n) of rows x (B, d)."""
-        return self.flow.latents(self.scores(x))[0]
+        return self.flow.sources(self.scores(x))
 
 
 class Pupil(eqx.Module):
