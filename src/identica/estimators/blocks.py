@@ -5,20 +5,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from identica.random import named_key
+from identica.typing import Array, Key
 
 _SMALL, _LARGE = 64, 4096
 
 
-def apply_in_blocks(function: Callable[..., Any], *arrays: np.ndarray | None) -> Any:
+def apply_in_blocks(function: Callable[..., Any], *arrays: np.ndarray | None, size: int | None = None) -> Any:
     """``function`` of row arrays (each (N, …) or None), block by block, results joined along rows.
 
     Blocks have one of two sizes and are padded with copies of the last row, so no number of rows
     compiles anew, and a row's result does not depend on its neighbours: order and subsets of rows
-    cannot change the last digits.
+    cannot change the last digits. Another ``size`` is for functions of which padding would cost too much.
     """
     n_rows = next(len(a) for a in arrays if a is not None)
-    size = _SMALL if n_rows <= 16 * _SMALL else _LARGE
+    size = size or (_SMALL if n_rows <= 16 * _SMALL else _LARGE)
     parts: list[Any] = []
     for start in range(0, n_rows, size):
         block = [None if a is None else a[start : start + size] for a in arrays]
@@ -39,3 +43,18 @@ def precision_of(name: str) -> Iterator[np.dtype]:
         raise ValueError(f"precision must be 'float32' or 'float64', got {name!r}")
     with jax.enable_x64(name == "float64"):
         yield np.dtype(name)
+
+
+def row_keys(seed: int, rows: np.ndarray) -> np.ndarray:
+    """Raw key data (N, …), one key per row, which depends on the row's content and not on its place."""
+    base = named_key(seed, "rows")
+    return np.asarray(_row_keys(base, np.ascontiguousarray(rows).astype(np.float32)))
+
+
+@jax.jit
+def _row_keys(base: Key, rows: Array) -> Array:
+    bits = jax.lax.bitcast_convert_type(rows, jnp.uint32).reshape(rows.shape[0], -1)
+    odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) + jnp.uint32(40503)
+    mixed = bits * odd
+    codes = jnp.bitwise_xor(mixed, mixed >> 15).sum(axis=1, dtype=jnp.uint32)
+    return jax.random.key_data(jax.vmap(lambda code: jax.random.fold_in(base, code))(codes))

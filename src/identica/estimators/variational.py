@@ -22,12 +22,12 @@ from identica.conditionals import (
 from identica.conditionals.observations.options import ENCODINGS, REAL, check_values, observation_of
 from identica.data import Dataset
 from identica.errors import DataError
-from identica.estimators import marginal_likelihood
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of, row_keys
 from identica.estimators.exact import as_numpy
+from identica.estimators.marginal_likelihood import MarginalLikelihood
 from identica.estimators.orientation import Orientation
-from identica.estimators.results import BoundDecomposition, BoundGap, LogLikelihood, Posterior
+from identica.estimators.results import Posterior
 from identica.expectations import sample_with_log_prob
 from identica.families import GaussianLocationScale, GaussianScale
 from identica.models import LatentVariableModel, VariationalModel
@@ -42,7 +42,7 @@ _COLLAPSED = 0.01
 """A component of whose variance x explains less than this share has collapsed."""
 
 
-class VariationalEstimator(SourceEstimator):
+class VariationalEstimator(MarginalLikelihood, SourceEstimator):
     """Base class of `IVAE` and `VAE`: x = f(z) plus noise, with an encoder; abstract."""
 
     model_: VariationalModel
@@ -107,135 +107,6 @@ class VariationalEstimator(SourceEstimator):
         """
         X, _ = self._check_rows(X)
         return self._bound(X, self._u_or_y(u, y), LogMeanExp(), _SCORE_SAMPLES)
-
-    def log_likelihood(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        u: Any = None,
-        method: str = "auto",
-        n_samples: int | None = None,
-        n_nodes: int | None = None,
-        n_temperatures: int | None = None,
-        n_chains: int | None = None,
-        proposal: str | None = None,
-        random_state: Any = None,
-    ) -> LogLikelihood:
-        """Mean log p(x|u) of rows with its standard error, nats per row.
-
-        Parameters
-        ----------
-        X : array-like of shape (N, d)
-        y, u : array-like, optional
-            Auxiliary variable; without it log p(x), averaged over u.
-        method : str
-            ``"exact"``: closed form, for a linear Gaussian model. ``"importance"`` (or ``"iwae"``): lower
-            bound by importance samples of the posterior, with the Pareto shape that says whether to trust
-            it. ``"elbo"``: the evidence lower bound. ``"qmc"``: Sobol points where the posterior is, a lower
-            bound in expectation. ``"gauss-hermite"``: adapted quadrature for up to 3 components, without a
-            sign. ``"ais"``: annealed importance sampling, the reference in many dimensions, a lower bound in
-            expectation. ``"sandwich"``: the same, and bounds from both sides on rows that the model itself
-            draws, whose distance says how far annealing is from the truth. ``"auto"``: exact where that can
-            be had, else importance.
-        n_samples : int, optional
-            Samples per row: 512 for importance, 64 for the ELBO; for quasi-Monte Carlo the points of each of
-            eight randomisations, a power of two, 512.
-        n_nodes : int, optional
-            Gauss-Hermite nodes per direction: 40, 20 and 12 for 1, 2 and 3 components.
-        n_temperatures, n_chains : int, optional
-            Of annealing: 500 and 16.
-        proposal : {"encoder", "laplace", "prior"}, optional
-            Where samples, points or chains start: the encoder's posterior, Laplace's approximation with some
-            of the prior mixed in, or the prior. By default the encoder's, for quasi-Monte Carlo Laplace's.
-        random_state : int, None or RandomState
-            None takes the seed of the fit. The noise of a row depends on the row alone.
-
-        Returns
-        -------
-        LogLikelihood
-
-        Raises
-        ------
-        ValueError
-            If the method, the proposal or a number is none of those that exist.
-        identica.DataError
-            If the model does not admit the method, or the method has no such option.
-
-        References
-        ----------
-        Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders. Vehtari et al. (2024), Pareto
-        smoothed importance sampling. Wu, Burda, Salakhutdinov, Grosse (2017), On the quantitative analysis
-        of decoder-based generative models. Liu, Pierce (1994), A note on Gauss-Hermite quadrature.
-        """
-        X, _ = self._check_rows(X)
-        return marginal_likelihood.log_likelihood(
-            self, X, self._u_or_y(u, y), method, random_state,
-            n_samples=n_samples, n_nodes=n_nodes, n_temperatures=n_temperatures, n_chains=n_chains,
-            proposal=proposal,
-        )  # fmt: skip
-
-    def bound_gap(
-        self,
-        X: Any,
-        *,
-        u: Any = None,
-        method: str | None = None,
-        family: str = "encoder",
-        n_samples: int = 512,
-        n_steps: int = 200,
-        random_state: Any = None,
-    ) -> BoundGap:
-        """log p(x|u) − ELBO, split into what the family of q loses and what amortisation loses.
-
-        For each row the best Gaussian q is sought, from the encoder's output (Cremer, Li, Duvenaud, 2018,
-        Inference suboptimality in variational autoencoders, equation 6).
-
-        Parameters
-        ----------
-        X : array-like of shape (N, d)
-        u : array-like, optional
-        method : str, optional
-            Of log p, as in `log_likelihood`. By default exact where that can be had, else quasi-Monte Carlo
-            for up to 8 components, else 5000 importance samples.
-        family : {"encoder", "diagonal", "full"}
-            Of the best q: that of the encoder, or the one that is named.
-        n_samples : int
-            Samples per row by which bounds are measured.
-        n_steps : int
-            Most steps of the search.
-        random_state : int, None or RandomState
-            None takes the seed of the fit.
-
-        Raises
-        ------
-        identica.DataError
-            If u is missing where the prior needs one.
-        """
-        X, _ = self._check_rows(X)
-        return marginal_likelihood.bound_gap(
-            self, X, u, method=method, family=family, n_samples=n_samples, n_steps=n_steps,
-            random_state=random_state,
-        )  # fmt: skip
-
-    def bound_decomposition(
-        self,
-        X: Any,
-        *,
-        u: Any = None,
-        method: str | None = None,
-        n_samples: int = 512,
-        random_state: Any = None,
-    ) -> BoundDecomposition:
-        """The ELBO as log p − KL(q ‖ posterior), reconstruction − KL(q ‖ prior), and energy + entropy.
-
-        The three agree within their integration errors: each mean has samples of its own. Parameters are
-        those of `bound_gap`.
-        """
-        X, _ = self._check_rows(X)
-        return marginal_likelihood.bound_decomposition(
-            self, X, u, method=method, n_samples=n_samples, random_state=random_state
-        )
 
     def sample(
         self, n_samples: int = 1, *, u: Any = None, random_state: Any = None
@@ -363,9 +234,6 @@ class VariationalEstimator(SourceEstimator):
 
     def _is_modulated(self) -> bool:
         return isinstance(self.model_.model.prior, ModulatedPrior)
-
-    def _is_exact(self, u: Any) -> bool:
-        return bool(self.exact_) and (u is not None or not self._is_modulated())
 
     def _sampler(self, n: int) -> Any:
         def sampler(x: Any, u: Any, keys: Any) -> Any:

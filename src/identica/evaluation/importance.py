@@ -43,7 +43,7 @@ def weigh(logs: Array) -> Weighed:
     shares = jax.nn.softmax(logs)
     effective = 1 / (shares**2).sum()
     # First order: Var log m̂ = Var m̂/m², which is the squared coefficient of variation over K.
-    variance = (count / effective - 1) / max(count - 1, 1)
+    variance = jnp.maximum(count / effective - 1, 0) / max(count - 1, 1)
     value = jax.nn.logsumexp(logs) - math.log(count)
     return Weighed(value, variance, effective, pareto_k(logs))
 

@@ -42,8 +42,9 @@ def pareto_k(log_weights: Array) -> Array:
     Returns
     -------
     (...) array
-        k̂, shrunk towards .5 as ten more weights would. −inf where all weights of the tail are equal: they
-        have no tail at all. NaN for fewer than 21 weights, too few to have a tail of five.
+        k̂, shrunk towards .5 as ten more weights would. −inf where all weights of the tail are equal up to
+        half of their digits: what is left is rounding, and there is no tail. NaN for fewer than 21 weights,
+        too few to have a tail of five.
 
     Examples
     --------
@@ -59,7 +60,7 @@ def pareto_k(log_weights: Array) -> Array:
     largest = lax.top_k(log_weights, length + 1)[0]
     weights = jnp.exp(largest - largest[..., :1])[..., ::-1]
     excess = weights[..., 1:] - weights[..., :1]
-    spread = excess[..., -1] > 0
+    spread = excess[..., -1] > math.sqrt(float(jnp.finfo(log_weights.dtype).eps))
     shape = generalized_pareto_shape(jnp.where(spread[..., None], excess, 1.0))
     return jnp.where(spread, shape, -jnp.inf)
 
