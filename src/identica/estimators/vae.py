@@ -213,6 +213,7 @@ class VAE(VariationalEstimator):
                 restarts=check_count("n_restarts", self.n_restarts),
                 # Small data are padded; slices of them could miss all real rows.
                 batch_size=batch_size if problem.data.weight is None else None,
+                chunk=_steps_between_looks(problem.n_rows, batch_size, self.max_iter),
                 patience=_PATIENCE if problem.n_rows < _SMALL_DATA else None,
             )
         ]
@@ -277,6 +278,11 @@ class VAE(VariationalEstimator):
             float(self.beta),
             self.divergence,  # type: ignore[arg-type]
         )
+
+
+def _steps_between_looks(n_rows: int, batch_size: int, max_iter: int) -> int:
+    """Steps that see every row once, but at least 100, and few enough for twenty looks at held-out rows."""
+    return max(100, min(n_rows // batch_size, max_iter // 20))
 
 
 @eqx.filter_jit
