@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from identica.estimators.linear_ica import LinearICA as LinearICA
     from identica.estimators.pcl import PCL as PCL
     from identica.estimators.marginal_mle import MarginalMLE as MarginalMLE
+    from identica.estimators.nonlinear_ica import NonlinearICA as NonlinearICA
     from identica.estimators.persistence import load as load
     from identica.estimators.tcl import TCL as TCL
     from identica.estimators.vae import VAE as VAE
@@ -35,6 +36,7 @@ _PUBLIC = {
     "TCL": "identica.estimators.tcl",
     "PCL": "identica.estimators.pcl",
     "GCL": "identica.estimators.gcl",
+    "NonlinearICA": "identica.estimators.nonlinear_ica",
     "load": "identica.estimators.persistence",
     "segments": "identica.series.labels",
     "simulate": "identica.simulation.scenarios",

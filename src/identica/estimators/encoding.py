@@ -33,6 +33,13 @@ def types_by_name() -> dict[str, type]:
     return table
 
 
+def estimators_by_name() -> dict[str, type]:
+    """Every estimator that a saved one may hold."""
+    from identica.estimators.persistence import estimator_classes
+
+    return estimator_classes()
+
+
 class Encoder:
     """Turns values into JSON nodes and collects their arrays.
 
@@ -62,6 +69,10 @@ class Encoder:
         if isinstance(value, dict):
             return {"dict": {str(k): self.encode(v, f"{path}.{k}") for k, v in value.items()}}
         name = type(value).__name__
+        if estimators_by_name().get(name) is type(value):
+            from identica.estimators.persistence import parts
+
+            return {"estimator": name, **{k: self.encode(v, f"{path}.{k}") for k, v in parts(value).items()}}
         if types_by_name().get(name) is type(value):
             if isinstance(value, enum.Enum):
                 return {"type": name, "member": value.name}
@@ -100,6 +111,8 @@ def decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return tuple(decode(n, arrays) for n in node["tuple"])
     if "dict" in node:
         return {k: decode(n, arrays) for k, n in node["dict"].items()}
+    if "estimator" in node:
+        return _decode_estimator(node, arrays)
     if "strings" in node:
         return np.array(node["strings"], dtype=object).reshape(node["shape"])
     return _decode_object(node, arrays)
@@ -119,3 +132,15 @@ def _decode_object(node: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     for name in names:
         object.__setattr__(value, name, decode(node["fields"][name], arrays))
     return value
+
+
+def _decode_estimator(node: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    kind = estimators_by_name().get(node["estimator"])
+    if kind is None:
+        raise ModelFileError(
+            f"unknown estimator {node['estimator']!r}; was the model saved by a newer version?"
+        )
+    estimator = kind(**decode(node["parameters"], arrays))
+    for name, value in decode(node["fitted"], arrays).items():
+        setattr(estimator, name, value)
+    return estimator

@@ -20,7 +20,7 @@ from identica.training.checkpoint import write_atomically
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-_NOT_SAVED = ("callbacks", "checkpoint", "_checkpoint")
+_NOT_SAVED = ("callbacks", "checkpoint", "_checkpoint", "_checkpoints")
 
 
 def estimator_classes() -> dict[str, type]:
@@ -30,11 +30,27 @@ def estimator_classes() -> dict[str, type]:
     from identica.estimators.gcl import GCL
     from identica.estimators.ivae import IVAE
     from identica.estimators.linear_ica import LinearICA
+    from identica.estimators.marginal_mle import MarginalMLE
+    from identica.estimators.nonlinear_ica import NonlinearICA
     from identica.estimators.pcl import PCL
     from identica.estimators.tcl import TCL
     from identica.estimators.vae import VAE
 
-    return {c.__name__: c for c in (FlowICA, GCL, GaussianMixture, IVAE, LinearICA, PCL, TCL, VAE)}
+    return {
+        c.__name__: c
+        for c in (
+            FlowICA,
+            GCL,
+            GaussianMixture,
+            IVAE,
+            LinearICA,
+            MarginalMLE,
+            NonlinearICA,
+            PCL,
+            TCL,
+            VAE,
+        )
+    }
 
 
 def save(estimator: Any, folder: str | Path) -> None:
@@ -50,21 +66,27 @@ def save(estimator: Any, folder: str | Path) -> None:
     if not _may_replace(folder):
         raise StorageError(f"{folder} exists and is not a saved model; choose another name")
     encoder = Encoder()
-    params = {k: v for k, v in estimator.get_params(deep=False).items() if k not in _NOT_SAVED}
-    if not isinstance(params.get("random_state"), int | None):
-        params["random_state"] = None  # a generator's state is not worth saving; seed_ is
-    left_out = {*estimator.get_params(), *_NOT_SAVED}
-    fitted = {k: v for k, v in vars(estimator).items() if k not in left_out and not k.startswith("__")}
+    saved = parts(estimator)
     body = {
         "class": type(estimator).__name__,
-        "parameters": {k: encoder.encode(v, f"parameters.{k}") for k, v in params.items()},
-        "fitted": {k: encoder.encode(v, k) for k, v in fitted.items()},
+        "parameters": {k: encoder.encode(v, f"parameters.{k}") for k, v in saved["parameters"].items()},
+        "fitted": {k: encoder.encode(v, k) for k, v in saved["fitted"].items()},
         "versions": {name: version(name) for name in ("identica", "jax", "numpy", "scikit-learn")},
     }
     weights = save_tensors(encoder.arrays)
     body["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     config = {"format": FORMAT, "sha256": _digest(body), **body}
     _replace_folder(folder, {WEIGHTS: weights, CONFIG: json.dumps(config, indent=1).encode()})
+
+
+def parts(estimator: Any) -> dict[str, dict[str, Any]]:
+    """What is saved of an estimator: its parameters, and all that its fit has set."""
+    params = {k: v for k, v in estimator.get_params(deep=False).items() if k not in _NOT_SAVED}
+    if not isinstance(params.get("random_state"), int | None):
+        params["random_state"] = None  # a generator's state is not worth saving; seed_ is
+    left_out = {*estimator.get_params(), *_NOT_SAVED}
+    fitted = {k: v for k, v in vars(estimator).items() if k not in left_out and not k.startswith("__")}
+    return {"parameters": params, "fitted": fitted}
 
 
 def load(folder: str | Path) -> Any:

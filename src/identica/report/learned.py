@@ -169,3 +169,46 @@ def noise_directions(gains: FloatArray | None, n_components: int, found: bool) -
         text=text,
         reference=reference,
     )
+
+
+def choice(candidates: list[dict[str, Any]] | None) -> Finding | None:
+    """Which of several methods was kept, and what that says about noise; None for one method alone.
+
+    Parameters
+    ----------
+    candidates : list of dict or None
+        ``candidates_`` of `NonlinearICA`, best first.
+    """
+    if candidates is None:
+        return None
+    best, *others = [c for c in candidates if c["error"] is None]
+    said = ", ".join(
+        f"{c['name']} {c['difference']:+.3f} ± {c['difference_error']:.3f}"
+        f"{' (a lower bound)' if c['kind'] == 'lower' else ''}"
+        for c in others
+    )
+    text = f"Kept {best['name']}, by the log-likelihood of held-out rows ({best['held_out']:.3f} nats per row"
+    text += f"; against it: {said})." if said else ", the only candidate)."
+    close = [c["name"] for c in others if -c["difference"] <= 2 * c["difference_error"]]
+    if close:
+        text += f" It is not clearly better than {', '.join(close)}: two standard errors or less."
+    flow = next((c for c in others if c["name"] == "flow"), None)
+    if best["name"] == "ivae" and flow is not None and flow["name"] not in close:
+        text += (
+            " Noise: even a lower bound of the noisy model exceeds the exact likelihood of the noiseless one, so "
+            "these rows hold noise that a noiseless model has to explain as sources."
+        )
+    if best["name"] == "flow" and any(c["kind"] == "lower" for c in others):
+        text += (
+            " The noiseless model describes these rows best of those tried. That does not rule out noise: under "
+            "weak noise it may score best and still mix a share of noise into its sources."
+        )
+    failed = [c for c in candidates if c["error"] is not None]
+    text += "".join(f" {c['name']} could not be fitted: {c['error']}." for c in failed)
+    return Finding(
+        "choice of method",
+        best["name"],
+        verdict="info" if close or failed else "good",
+        text=text,
+        reference="paired differences on the same held-out rows, mean ± standard error, nats per row",
+    )
