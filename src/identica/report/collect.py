@@ -42,6 +42,8 @@ def collect(
     places = places or (lambda rows: [f"row {row + 1}" for row in rows])
     sources = np.asarray(estimator.transform(x, u=u), dtype=np.float64)
     names = [str(name) for name in estimator.get_feature_names_out()]
+    candidates = getattr(estimator, "candidates_", None)
+    estimator = getattr(estimator, "best_", estimator)  # of several methods, the one that was kept
     auxiliary = pd.DataFrame(u).reset_index(drop=True) if u is not None else pd.DataFrame(index=range(len(x)))
     encoder: Any = estimator.auxiliary_
     kind, n_segments, codes = "none", 0, None
@@ -69,6 +71,7 @@ def collect(
             learned.effect_of_u(effect, names),
             # Rows that were fitted show an effect of u even where there is none.
             statements.modulation(sources[used], used_codes, names)
+            learned.choice(candidates),
             if used_codes is not None and effect is None
             else None,
             learned.noise_directions(
