@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 
@@ -55,13 +56,20 @@ class LaplaceEncoder(Conditional):
     def __call__(self, context: Evidence) -> PrecisionGaussian:
         """q(z|x, u) for x (B, d): batch shape (B,), event shape (n,)."""
         mode = self.mode(context)
-        precision = self._curvature(mode, *lax.stop_gradient((context.x, self._prior_precision(context))))[1]
-        return PrecisionGaussian(mode, *cholesky_with_inverse(precision))
+        prior = self._prior_precision(context)
+        information = self._information(mode, lax.stop_gradient(context.x))
+        factor, inverse = cholesky_with_inverse(prior + information)
+        positive = jnp.isfinite(factor).all((0, 1)) & (jnp.diagonal(factor) > 0).all(-1)
+        diagonal = jnp.maximum(jnp.nan_to_num(jnp.diagonal(information).T, posinf=0.0, neginf=0.0), 0)
+        root = jnp.sqrt(jnp.diagonal(prior).T + diagonal)[:, None]
+        identity = jnp.eye(self.n_components, dtype=mode.dtype)[:, :, None]
+        factor = jnp.where(positive, factor, identity * root)
+        return PrecisionGaussian(mode, factor, jnp.where(positive, inverse, identity / root))
 
     def mode(self, context: Evidence) -> Array:
         """ẑ (B, n), the mode of log p(x, z|u) of each row."""
         x = lax.stop_gradient(context.x)
-        prior_precision = self._prior_precision(context)
+        prior = self._prior_precision(context)
         log_joint = self._log_joint(context)
         start = self._start(context, log_joint)
         identity = jnp.eye(self.n_components, dtype=start.dtype)[:, :, None]
@@ -69,10 +77,10 @@ class LaplaceEncoder(Conditional):
         def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             z, value, damping = state
             gradient = jax.grad(lambda z: log_joint(z).sum())(z)
-            _, precision = self._curvature(z, x, prior_precision)
+            precision = prior + self._information(z, x)
             # Damping relative to the curvature of each direction, which makes steps independent of scale.
-            damped = precision * (1 + identity * damping)
-            _, inverse = cholesky_with_inverse(damped)
+            # Without a Cholesky factor the proposal is not a number, and the step is undone.
+            _, inverse = cholesky_with_inverse(precision + identity * damping * jnp.abs(precision))
             move = product(transpose(inverse), product(inverse, gradient.T[:, None]))[:, 0].T
             proposal = z + move
             new = log_joint(proposal)
@@ -96,8 +104,9 @@ class LaplaceEncoder(Conditional):
         """The best of some fixed points of the prior, (B, n)."""
         rows, dtype = len(context.x), context.x.dtype
         mean, scale = _moments(context.prior, rows, dtype)
-        noise = jax.random.normal(jax.random.key(_START_SEED), (_CANDIDATES, self.n_components), dtype)
-        points = jnp.concatenate([jnp.zeros_like(noise[:1]), noise])
+        # Drawn on the host, as constants.
+        noise = np.random.default_rng(_START_SEED).standard_normal((_CANDIDATES, self.n_components))
+        points = jnp.asarray(np.concatenate([np.zeros_like(noise[:1]), noise]), dtype)
 
         def consider(best: tuple[Array, Array], point: Array) -> tuple[tuple[Array, Array], None]:
             z = mean + scale * point
@@ -109,12 +118,13 @@ class LaplaceEncoder(Conditional):
         return lax.scan(consider, first, points)[0][0]
 
     def _prior_precision(self, context: Evidence) -> Array:
-        """D⁻¹ (n, B)."""
+        """D⁻¹ as matrices (n, n, B)."""
         rows, dtype = len(context.x), context.x.dtype
-        return 1 / lax.stop_gradient(_moments(context.prior, rows, dtype)[1]).T ** 2
+        precision = 1 / lax.stop_gradient(_moments(context.prior, rows, dtype)[1]).T ** 2
+        return jnp.eye(self.n_components, dtype=dtype)[:, :, None] * precision[:, None]
 
-    def _curvature(self, z: Array, x: Array, prior_precision: Array) -> tuple[Array, Array]:
-        """η (B, outputs) and H (n, n, B) at z (B, n), positive definite."""
+    def _information(self, z: Array, x: Array) -> Array:
+        """Jᵀ A J (n, n, B) at z (B, n)."""
         likelihood = lax.stop_gradient(self.likelihood)
 
         def slope(output: Array) -> Array:
@@ -123,16 +133,9 @@ class LaplaceEncoder(Conditional):
         output, along = jax.linearize(likelihood.network, z)
         _, bend = jax.linearize(slope, output)
         directions = jnp.eye(self.n_components, dtype=z.dtype)
-        columns = lax.map(lambda e: along(jnp.broadcast_to(e, z.shape)), directions)  # J eᵢ, (n, B, outputs)
-        bent = lax.map(bend, columns)
-        information = -jnp.einsum("ibo,jbo->ijb", columns, bent, precision="highest")
-        information = 0.5 * (information + transpose(information))
-        prior = jnp.eye(self.n_components, dtype=z.dtype)[:, :, None] * prior_precision[:, None]
-        factor, _ = cholesky_with_inverse(prior + information)
-        positive = jnp.isfinite(factor).all((0, 1)) & (jnp.diagonal(factor) > 0).all(-1)
-        diagonal = jnp.maximum(jnp.nan_to_num(jnp.diagonal(information).T, posinf=0.0, neginf=0.0), 0)
-        fallback = jnp.eye(self.n_components, dtype=z.dtype)[:, :, None] * diagonal[:, None]
-        return output, prior + jnp.where(positive, information, fallback)
+        columns = jax.vmap(lambda e: along(jnp.broadcast_to(e, z.shape)))(directions)  # J eᵢ, (n, B, outputs)
+        information = -jnp.einsum("ibo,jbo->ijb", columns, jax.vmap(bend)(columns), precision="highest")
+        return 0.5 * (information + transpose(information))
 
 
 def _moments(prior: dist.Distribution, rows: int, dtype: Any) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -137,10 +137,16 @@ def _chosen(start: LatentVariableModel, x: Array, n: int, n_nodes: int | None) -
 
 def _posterior_size(start: LatentVariableModel, x: Array, n: int) -> tuple[float, float]:
     """Smallest standard deviation of a typical posterior, and its volume relative to the prior's."""
-    q = jax.jit(lambda x: LaplaceEncoder(_decoder(start), n)(Evidence(x, None, start.prior(None))))(x)
-    narrowest = np.sqrt(np.asarray(q.variance, np.float64)).min(axis=1)
-    log_det = np.log(np.asarray(jnp.diagonal(q.factor), np.float64)).sum(axis=1)
+    variance, diagonal = (np.asarray(a, np.float64) for a in _posterior(start, x, n))
+    narrowest = np.sqrt(variance).min(axis=1)
+    log_det = np.log(diagonal).sum(axis=1)
     return float(np.median(narrowest)), float(np.exp(-np.median(log_det)))
+
+
+@eqx.filter_jit
+def _posterior(start: LatentVariableModel, x: Array, n: int) -> tuple[Array, Array]:
+    q = LaplaceEncoder(_decoder(start), n)(Evidence(x, None, start.prior(None)))
+    return q.variance, jnp.diagonal(q.factor)
 
 
 def _nodes(name: str, n: int, n_nodes: int | None) -> WeightedNodes:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 
 from identica.conditionals import Decoder, Evidence
 from identica.conditionals.laplace import LaplaceEncoder
@@ -70,12 +71,22 @@ class MarginalLikelihood:
 
     def integral(self, system: LatentVariableModel, batch: Dataset, *, key: Key) -> Integral:
         """log p(x|u) of each row, with the largest share of one node."""
+        q = None if self.placement == "prior" else self.posterior(system, batch)
+        return self.integral_on(q, system, batch, key=key)
+
+    def posterior(self, system: LatentVariableModel, batch: Dataset) -> dist.Distribution:
+        """The Gaussian on which the nodes of each row are placed."""
         prior = system.prior(batch.u)
-        on_prior = self.placement == "prior"
-        q = prior
-        if not on_prior:
-            encoder = LaplaceEncoder(_decoder(system), prior.event_shape[0], self.newton_steps)
-            q = jax.lax.stop_gradient(encoder(Evidence(batch.x, batch.u, prior)))
+        encoder = LaplaceEncoder(_decoder(system), prior.event_shape[0], self.newton_steps)
+        return jax.lax.stop_gradient(encoder(Evidence(batch.x, batch.u, prior)))
+
+    def integral_on(
+        self, q: dist.Distribution | None, system: LatentVariableModel, batch: Dataset, *, key: Key
+    ) -> Integral:
+        """`integral` with nodes of q, or of the prior if q is None."""
+        prior = system.prior(batch.u)
+        on_prior = q is None
+        q = prior if q is None else q
         points, log_nodes = self.nodes.standard(prior.event_shape[0], batch.x.dtype, key=key)
 
         def log_terms(block: tuple[Array, Array]) -> tuple[Array, Array]:
