@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from identica.estimators.persistence import load as load
     from identica.estimators.tcl import TCL as TCL
     from identica.estimators.vae import VAE as VAE
+    from identica.estimators.variational_em import VariationalEM as VariationalEM
     from identica.findings import Finding as Finding
     from identica.series.labels import segments as segments
     from identica.simulation.scenarios import Simulation as Simulation
@@ -32,6 +33,7 @@ _PUBLIC = {
     "IVAE": "identica.estimators.ivae",
     "MarginalMLE": "identica.estimators.marginal_mle",
     "VAE": "identica.estimators.vae",
+    "VariationalEM": "identica.estimators.variational_em",
     "LinearICA": "identica.estimators.linear_ica",
     "TCL": "identica.estimators.tcl",
     "PCL": "identica.estimators.pcl",

@@ -232,13 +232,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         weights = np.asarray(model.log_weights, np.float64)[order]
         self.weights_ = np.exp(weights - weights.max())
         self.weights_ /= self.weights_.sum()
-        sort = lambda leaf: np.asarray(leaf)[order]  # noqa: E731
-        self.model_ = GaussianMixtureModel(
-            sort(model.log_weights),
-            sort(model.means),
-            sort(model.roots),
-            model.floor,  # type: ignore[arg-type]
-        )
+        self.model_ = jax.tree.map(lambda leaf: np.asarray(leaf)[order], model)
         self.means_ = np.asarray(model.means, np.float64)[order] * self.scale_ + self.center_
         covariances = np.asarray(model.covariances, np.float64)[order]
         factor = {

@@ -35,6 +35,7 @@ def estimator_classes() -> dict[str, type]:
     from identica.estimators.pcl import PCL
     from identica.estimators.tcl import TCL
     from identica.estimators.vae import VAE
+    from identica.estimators.variational_em import VariationalEM
 
     return {
         c.__name__: c
@@ -49,6 +50,7 @@ def estimator_classes() -> dict[str, type]:
             PCL,
             TCL,
             VAE,
+            VariationalEM,
         )
     }
 
