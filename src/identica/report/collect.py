@@ -10,6 +10,7 @@ from identica.errors import Status
 from identica.report import learned, statements
 from identica.report.baseline import held_out_scores
 from identica.report.contents import ReportContents
+from identica.report.integration import integration
 from identica.report.neighbours import neighbours
 
 
@@ -79,6 +80,7 @@ def collect(
                 n,
                 getattr(estimator, "n_components", 0) is None,
             ),
+            integration(estimator),
             learned.shape(getattr(estimator, "model_", None), names),
             statements.independence(sources[used], used_codes, names),
             neighbours(
@@ -122,7 +124,7 @@ def collect(
 
 
 def _uses_u(name: str) -> bool:
-    return name not in ("VAE", "LinearICA")
+    return name not in ("VAE", "LinearICA", "MarginalMLE", "VariationalEM")
 
 
 def _statistics(estimator: Any) -> int:
