@@ -2,15 +2,19 @@
 
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-import identica
 from identica import MarginalMLE
+from identica.conditionals import ConstantPrior, Decoder, GaussianObservation
 from identica.errors import DataError
+from identica.estimators.integrators import choose_integrator
+from identica.models import LatentVariableModel
 
 QUICK = {"hidden_sizes": (4,), "max_iter": 30, "n_restarts": 1, "random_state": 0}
 
@@ -35,7 +39,7 @@ def factors():
     return rng.standard_normal((1500, 2)) @ loadings + noise * rng.standard_normal((1500, 6))
 
 
-@pytest.mark.parametrize("integrator", ["auto", "adaptive"])
+@pytest.mark.parametrize("integrator", ["auto", pytest.param("adaptive", marks=pytest.mark.slow)])
 def test_item_response_model_reaches_the_published_optimum(lsat, integrator):
     """2PL of LSAT-6: −2466.653377, R package ltm: −2466.653."""
     fit = MarginalMLE(
@@ -88,7 +92,12 @@ def test_linear_decoder_with_one_noise_is_probabilistic_pca(factors):
     assert fit.log_likelihood(X).value == pytest.approx(direct, abs=1e-3)
 
 
-@pytest.mark.parametrize("integrator", ["gauss-hermite", "adaptive", "qmc", "importance", "monte-carlo"])
+EACH = ("gauss-hermite", "adaptive", "qmc", "importance", "monte-carlo")
+
+
+@pytest.mark.parametrize(
+    "integrator", [name if name == "qmc" else pytest.param(name, marks=pytest.mark.slow) for name in EACH]
+)
 def test_every_integrator_fits_and_says_what_it_did(factors, integrator):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -103,49 +112,60 @@ def test_every_integrator_fits_and_says_what_it_did(factors, integrator):
     assert np.isfinite(fit.score(factors))
 
 
-def test_nodes_that_cannot_resolve_the_posteriors_are_named():
-    """A curve in 8 columns with noise .02: five fixed nodes lie far apart."""
+@pytest.fixture
+def curve():
+    """A curve in 8 columns with noise .02."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal((500, 1))
-    X = np.sin(z * np.arange(1, 9) / 3) + 0.02 * rng.standard_normal((500, 8))
+    return np.sin(z * np.arange(1, 9) / 3) + 0.02 * rng.standard_normal((500, 8))
+
+
+def test_nodes_that_cannot_resolve_the_posteriors_are_named(curve):
+    """Five fixed nodes lie far apart."""
     with pytest.warns(ConvergenceWarning, match="integrator='adaptive'"):
-        fit = MarginalMLE(1, integrator="gauss-hermite", n_nodes=5, **QUICK).fit(X)
+        fit = MarginalMLE(1, integrator="gauss-hermite", n_nodes=5, **QUICK).fit(curve)
     assert fit.untrusted_share_ > 0.5
     assert fit.integration_error_ < -0.5
-    chosen = MarginalMLE(1, **QUICK).fit(X)
-    assert chosen.integrator_ == "adaptive"
-    assert "narrow" in chosen.integrator_reason_
-    assert chosen.untrusted_share_ < 0.05
-    assert abs(chosen.integration_error_) < 0.05
 
 
-def test_choice_follows_the_number_of_components():
-    rng = np.random.default_rng(0)
-    wide = rng.poisson(np.exp(0.2 * rng.standard_normal((300, 5)) @ rng.standard_normal((5, 8)))).astype(
-        float
-    )
-    options = {**QUICK, "max_iter": 3, "likelihood": "poisson"}
-    assert MarginalMLE(1, **options).fit(wide).integrator_ == "gauss-hermite"
-    assert MarginalMLE(3, **options).fit(wide).integrator_ == "adaptive"
-    narrow = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 20)) + 0.1 * rng.standard_normal(
-        (300, 20)
-    )
-    fit = MarginalMLE(5, hidden_sizes=(4,), max_iter=3, n_restarts=1, random_state=0).fit(narrow)
-    assert fit.integrator_ == "importance"
-    assert "volume" in fit.integrator_reason_
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_nodes_on_each_posterior_resolve_it(curve):
+    fit = MarginalMLE(1, **QUICK).fit(curve)
+    assert fit.integrator_ == "adaptive"
+    assert "narrow" in fit.integrator_reason_
+    assert fit.untrusted_share_ < 0.05
+    assert abs(fit.integration_error_) < 0.05
 
 
-def test_same_seed_same_model(factors):
-    first, second = (MarginalMLE(2, integrator="qmc", **QUICK).fit(factors[:200]) for _ in range(2))
-    assert np.array_equal(first.transform(factors), second.transform(factors))
+def start(n, variance, d=8, hidden=(4,), slope=1.0):
+    """A model before training, and rows of it."""
+    observation = GaussianObservation(np.full(d, np.log(variance), np.float32), "diagonal")
+    decoder = Decoder.random(n, hidden, d, observation, key=jax.random.key(1))
+    rng = np.random.default_rng(1)
+    weight = slope * rng.standard_normal((n, d)).astype(np.float32)
+    network = decoder.network.with_linear_part(weight, np.zeros(d, np.float32))
+    rows = rng.standard_normal((100, n)) @ weight + np.sqrt(variance) * rng.standard_normal((100, d))
+    return LatentVariableModel(ConstantPrior(n), Decoder(network, observation)), jnp.asarray(rows, np.float32)
 
 
-def test_saved_model_scores_the_same(factors, tmp_path):
-    fit = MarginalMLE(2, **QUICK).fit(factors[:200])
-    fit.save(tmp_path / "model")
-    loaded = identica.load(tmp_path / "model")
-    assert np.array_equal(fit.score_samples(factors), loaded.score_samples(factors))
-    assert loaded.integrator_reason_ == fit.integrator_reason_
+@pytest.mark.parametrize(
+    ("case", "integrator", "reason"),
+    [
+        ({"n": 1, "variance": 1.0, "slope": 0.2}, "gauss-hermite", "wider than the distance of 64 nodes"),
+        ({"n": 1, "variance": 1e-3}, "adaptive", "too narrow for fixed nodes"),
+        ({"n": 3, "variance": 1.0}, "adaptive", "too narrow"),
+        ({"n": 4, "variance": 1.0, "slope": 0.1}, "qmc", "too many for a grid"),
+        ({"n": 5, "variance": 0.01}, "importance", "too little for points of the prior"),
+        ({"n": 5, "variance": 0.01, "hidden": ()}, "adaptive", "nodes on them exact"),
+    ],
+)
+def test_choice_follows_the_number_of_components_and_the_noise(case, integrator, reason):
+    model, rows = start(**case)
+    chosen = choose_integrator("auto", None, model, rows)
+    assert chosen.name == integrator
+    assert reason in chosen.reason
+    assert chosen.exact is (case.get("hidden") == ())
 
 
 def test_wrong_options_are_named(factors):
