@@ -8,7 +8,7 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import IVAE, VAE, DataError, FlowICA, LinearICA
+from identica import GCL, IVAE, PCL, TCL, VAE, DataError, FlowICA, LinearICA, MarginalMLE
 from identica.errors import DataWarning
 from identica.estimators import base
 from identica.linear.whitening import Whitening
@@ -25,6 +25,10 @@ ESTIMATORS = {
     "linear": LINEAR,
     "ivae": lambda **kw: IVAE(**{**SHORT, **kw}),
     "vae": lambda **kw: VAE(**{**SHORT, **kw}),
+    "tcl": lambda **kw: TCL(**{**SHORT, **kw}),
+    "pcl": lambda **kw: PCL(**{**SHORT, **kw}),
+    "gcl": lambda **kw: GCL(**{**SHORT, **kw}),
+    "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, **kw}),
 }
 
 
@@ -153,7 +157,7 @@ PARAMETERS = {
 # What both estimators with an encoder refuse.
 ENCODERS = {
     "n_restarts": [(0, "n_restarts must be a whole number of at least 1, got 0"), (1.5, "n_restarts")],
-    "likelihood": [("cauchy", "likelihood must be one of gaussian, bernoulli, poisson, got 'cauchy'")],
+    "likelihood": [("cauchy", "likelihood must be one of gaussian, student-t, .*, got 'cauchy'")],
     "noise": [
         ("loud", "noise must be 'isotropic', .* or a positive variance, got 'loud'"),
         (-1.0, "noise must be .* got -1.0"),
@@ -165,7 +169,16 @@ ENCODERS = {
         ((2, 2.5), "hidden_sizes"),
     ],
 }
+CONTRASTIVE = {
+    "n_restarts": ENCODERS["n_restarts"],
+    "hidden_sizes": ENCODERS["hidden_sizes"],
+    "activation": [("step", "activation must be one of leaky_relu, .* got 'step'"), (["silu"], "activation")],
+}
+CRITIC = {"critic": [("cubic", "critic must be one of gaussian, .* got 'cubic'"), ([1], "critic")]}
 OWN = {
+    "tcl": CONTRASTIVE | CRITIC,
+    "pcl": CONTRASTIVE,
+    "gcl": CONTRASTIVE | CRITIC,
     "ivae": ENCODERS
     | {
         "prior": [
@@ -175,7 +188,11 @@ OWN = {
     },
     "vae": ENCODERS
     | {
-        "prior": [("uniform", "prior must be 'normal', got 'uniform'")],
+        "prior": [("uniform", "prior must be one of normal, mixture, got 'uniform'"), ([1], "prior")],
+        "gradient": [("reinforce", "gradient must be one of pathwise, stl, dreg, score, got 'reinforce'")],
+        "activation": [("sine", "activation must be one of .*, got 'sine'"), ([1], "activation")],
+        "batch_size": [(0, "batch_size must be a whole number of at least 1, got 0"), ("all", "batch_size")],
+        "learning_rate": [(0, "learning_rate must be a positive number, got 0"), ("fast", "learning_rate")],
         "objective": [("mse", "objective must be one of elbo, iwae, got 'mse'")],
         "beta": [
             (-1, "beta must be a number of at least 0, got -1"),
@@ -183,6 +200,14 @@ OWN = {
             (float("nan"), "beta"),
         ],
         "samples": [(0, "samples must be a whole number of at least 1, got 0"), (1.5, "samples")],
+    },
+    "marginal-mle": ENCODERS
+    | {
+        "integrator": [
+            ("simpson", "integrator must be one of auto, gauss-hermite, .* got 'simpson'"),
+            (3, "integrator"),
+        ],
+        "n_nodes": [(0, "n_nodes must be a whole number of at least 1, got 0"), (1.5, "n_nodes")],
     },
     "flow": {
         "n_restarts": [(0, "n_restarts must be a whole number of at least 1, got 0"), (1.5, "n_restarts")],

@@ -23,6 +23,7 @@ from identica.expectations import (
     sample_with_log_prob,
 )
 from identica.models import VariationalModel
+from identica.networks.multilayer_perceptron import ACTIVATIONS
 from identica.objectives.bound import Bound, HeldOutBound, importance_weighted
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.training import Adam, Stage
@@ -242,7 +243,7 @@ class VAE(VariationalEstimator):
 
     def _activation(self) -> str:
         if self.activation is not None:
-            return self.activation
+            return check_one_of("activation", self.activation, list(ACTIVATIONS))
         return "leaky_relu" if self.prior == "mixture" else "silu"
 
     def _n_clusters(self, n_rows: int) -> int:
