@@ -1,6 +1,6 @@
 """Steps of expectation-maximisation for x = f(z) plus noise with z ~ N(0, I): exact, by quadrature, variational.
 
-Every step is an E-step, whose objective is returned, and an M-step that can only improve it. Expectations
+Neither the E-step nor the M-step of any can worsen the objective, whose value before both is returned. Expectations
 are deterministic throughout, so that no step loses anything (section 4 of Neal and Hinton, 1998).
 """
 
@@ -106,7 +106,7 @@ def quadrature_loss(system: PerRowModel, data: Dataset) -> Array:
 
 @dataclass(frozen=True)
 class VariationalUpdate:
-    """Variational EM: E-steps on each (m_i, s_i) to convergence, then an M-step on the decoder.
+    """Variational EM: an M-step on the decoder, then E-steps on each (m_i, s_i) to convergence.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class VariationalUpdate:
     follow : bool
         Let every q_i follow each of these steps by an E-step of its own, so that they ascend the bound as a
         function of the decoder alone; its gradient at the best q_i is the M-step's (Salakhutdinov, Roweis and
-        Ghahramani, 2003). With q_i held, each M-step can go no further than they are wide.
+        Ghahramani, 2003). With q_i held, an M-step can go no further than they are wide.
     """
 
     e_steps: int = 50
@@ -125,27 +125,23 @@ class VariationalUpdate:
     follow: bool = True
 
     def __call__(self, system: PerRowModel, data: Dataset) -> tuple[PerRowModel, Array]:
-        """The next system, and the negative mean bound after this E-step."""
-        nodes, decoder, prior = system.nodes.fixed(), system.decoder, system.model.prior(None)
-        fixed = jax.lax.stop_gradient(decoder)
+        """The next system, its q_i at their best, and the negative mean bound of this one."""
+        nodes, prior = system.nodes.fixed(), system.model.prior(None)
 
-        def one(part: tuple[Dataset, PerRow]) -> tuple[PerRow, Array]:
-            block, q = part
-            return expectation_step(fixed, Evidence(block.x, None, prior), nodes, q, self.e_steps)
+        def best_rows(decoder: Decoder, part: tuple[Dataset, PerRow]) -> PerRow:
+            context = Evidence(part[0].x, None, prior)
+            decoder, q = jax.lax.stop_gradient((decoder, part[1]))
+            return jax.lax.stop_gradient(expectation_step(decoder, context, nodes, q, self.e_steps)[0])
 
-        rows, bound = _by_blocks(one, (data, system.rows), len(nodes.points))
-        rows = jax.lax.stop_gradient(rows)
+        def loss(decoder: Decoder, part: tuple[Dataset, PerRow]) -> Array:
+            q = best_rows(decoder, part) if self.follow else part[1]
+            return -bound_of_rows(decoder, Evidence(part[0].x, None, prior), nodes, q)
 
-        def expected(decoder: Decoder, part: tuple[Dataset, PerRow]) -> Array:
-            context, q = Evidence(part[0].x, None, prior), part[1]
-            if self.follow:
-                now = jax.lax.stop_gradient(decoder)
-                q = jax.lax.stop_gradient(expectation_step(now, context, nodes, q, self.e_steps)[0])
-            return -bound_of_rows(decoder, context, nodes, q)
-
-        new = _maximised(expected, decoder, (data, rows), len(nodes.points), self.m_steps)
+        parts, n_nodes = (data, system.rows), len(nodes.points)
+        new = _maximised(loss, system.decoder, parts, n_nodes, self.m_steps)
+        rows = _by_blocks(lambda part: best_rows(new, part), parts, n_nodes)
         moved = PerRowModel(system.model, rows, system.nodes)
-        return _with_decoder(moved, new), -mean_over_rows(bound, data.weight)
+        return _with_decoder(moved, new), bound_loss(system, data)
 
 
 def bound_loss(system: PerRowModel, data: Dataset) -> Array:
