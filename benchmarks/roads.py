@@ -1,0 +1,176 @@
+"""Which road to the maximum of the likelihood wins where: direct, by expectation-maximisation, or by a bound?
+
+    python benchmarks/roads.py --out roads.jsonl
+    python benchmarks/roads.py --out roads.jsonl --table
+
+x = f(z) + noise with z ~ N(0, I), f two random smooth layers, columns of unit variance, noise .05 or .5. Every road
+learns the same decoder network from the same rows, with the same number of optimiser steps. All are scored on the same
+held-out rows by one evaluator, quasi-Monte Carlo points on Laplace's approximation of each row's posterior under the
+fitted model, and beside the likelihood of the true model. MCC is printed for completeness: with a Gaussian prior z is
+determined up to a rotation at best, and at n = 1 up to a monotone map.
+
+Each finished fit is one line of the output, and what stands there is not run again.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import identica
+from identica.conditionals import ConstantPrior, Decoder, GaussianObservation
+from identica.data import Dataset
+from identica.expectations import QuasiMonteCarlo
+from identica.models import LatentVariableModel
+from identica.networks import MultilayerPerceptron
+from identica.objectives.marginal_likelihood import MarginalLikelihood
+
+DIRECT = ("auto", "gauss-hermite", "adaptive", "qmc", "importance", "monte-carlo")
+ROADS = (*(f"mle {name}" for name in DIRECT), "vae", "iwae", "em")
+HIDDEN = 16
+
+
+def generate(n: int, d: int, noise: float, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Rows X (N, d), latents z (N, n), and the true model in the units of X."""
+    rng = np.random.default_rng([seed, n, d])
+    first, shift = rng.standard_normal((n, HIDDEN)) / np.sqrt(n), rng.standard_normal(HIDDEN)
+    last = rng.standard_normal((HIDDEN, d))
+    pilot = np.tanh(rng.standard_normal((20_000, n)) @ first + shift) @ last
+    center, scale = pilot.mean(axis=0), pilot.std(axis=0)
+    last, center = last / scale, center / scale
+    z = rng.standard_normal((rows, n))
+    X = np.tanh(z @ first + shift) @ last - center + noise * rng.standard_normal((rows, d))
+    as32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    network = MultilayerPerceptron((as32(first), as32(last)), (as32(shift), as32(-center)), None, "tanh")
+    observation = GaussianObservation(None, "fixed", float(noise**2))
+    return X, z, LatentVariableModel(ConstantPrior(n), Decoder(network, observation))
+
+
+def true_likelihood(model: Any, X: np.ndarray) -> float:
+    """Mean log-likelihood of rows under the true model, nats per row."""
+    nodes = MarginalLikelihood(QuasiMonteCarlo(2048), "posterior", newton_steps=20)
+    integral = jax.jit(lambda x: nodes.integral(model, Dataset(x), key=jax.random.key(0)).rows)
+    return float(np.mean(np.asarray(integral(jnp.asarray(X, jnp.float32)), np.float64)))
+
+
+def estimator(road: str, n: int, steps: int, seed: int) -> Any:
+    """The estimator of a road, with what all have in common."""
+    common: dict[str, Any] = {
+        "hidden_sizes": (32, 32),
+        "noise": "isotropic",
+        "random_state": seed,
+        "outlier_threshold": None,
+        "n_restarts": 1,
+    }
+    if road.startswith("mle "):
+        return identica.MarginalMLE(n, integrator=road[4:], max_iter=steps, **common)
+    if road == "em":
+        return identica.VariationalEM(n, max_iter=max(20, steps // 20), **common)
+    return identica.VAE(n, objective="iwae" if road == "iwae" else "elbo", max_iter=steps, **common)
+
+
+def run(road: str, n: int, d: int, noise: float, rows: int, steps: int, seed: int) -> dict[str, Any]:
+    """One fit, measured."""
+    X, z, model = generate(n, d, noise, rows + 1000, seed)
+    fit, held_out = X[:rows], X[rows:]
+    one = estimator(road, n, steps, seed)
+    started = time.process_time(), time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        one.fit(fit)
+    seconds = time.process_time() - started[0], time.perf_counter() - started[1]
+    score = one.log_likelihood(held_out, method="qmc")
+    return {
+        "road": road,
+        "n": n,
+        "d": d,
+        "noise": noise,
+        "rows": rows,
+        "steps": steps,
+        "seed": seed,
+        "log_likelihood": score.value,
+        "standard_error": score.standard_error,
+        "true": true_likelihood(model, held_out),
+        "bound": one.log_likelihood(held_out, method="elbo").value,
+        "mcc": float(identica.metrics.mcc(z[rows:], one.transform(held_out))),
+        "cpu_seconds": seconds[0],
+        "seconds": seconds[1],
+        "integrator": getattr(one, "integrator_", None),
+        "untrusted": getattr(one, "untrusted_share_", None),
+        "integration_error": getattr(one, "integration_error_", None),
+        "warned": any("carries" in str(w.message) for w in caught),
+    }
+
+
+def settings(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+    """All that is asked for and makes sense, each with its road."""
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for n in options.n:
+            for d in options.d:
+                for noise in options.noise:
+                    for road in options.roads:
+                        grid = road == "mle gauss-hermite" and n > 4
+                        if d >= n and not grid:
+                            yield road, n, d, noise, options.rows, options.steps, seed
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Nats per row below the true model, with CPU seconds; a cross where the fit warned of its nodes."""
+    keys = sorted({(r["n"], r["d"], r["noise"]) for r in records})
+    roads = [road for road in ROADS if any(r["road"] == road for r in records)]
+    lines = ["| n | d | noise | true | " + " | ".join(roads) + " |", "|---" * (4 + len(roads)) + "|"]
+    for key in keys:
+        same = [r for r in records if (r["n"], r["d"], r["noise"]) == key]
+        cells = []
+        for road in roads:
+            own = [r for r in same if r["road"] == road]
+            if not own:
+                cells.append("")
+                continue
+            gap = np.mean([r["log_likelihood"] - r["true"] for r in own])
+            cross = " ×" if any(r["warned"] for r in own) else ""
+            cells.append(f"{gap:+.3f}{cross} ({np.mean([r['cpu_seconds'] for r in own]):.0f} s)")
+        true = np.mean([r["true"] for r in same])
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {true:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, print each result as it comes, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("roads.jsonl"))
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--n", type=int, nargs="+", default=[1, 2, 5])
+    parser.add_argument("--d", type=int, nargs="+", default=[2, 10, 100])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.5])
+    parser.add_argument("--roads", nargs="+", default=list(ROADS), choices=ROADS)
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=40)
+    options = parser.parse_args()
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    records = [json.loads(line) for line in lines]
+    names = ("road", "n", "d", "noise", "rows", "steps", "seed")
+    done = {tuple(r[name] for name in names) for r in records}
+    for setting in [] if options.table else settings(options):
+        if setting in done:
+            continue
+        record = run(*setting)
+        with options.out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        records.append(record)
+        gap = record["log_likelihood"] - record["true"]
+        print(*setting, f"{gap:+.4f} nats, {record['cpu_seconds']:.0f} s", flush=True)
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
