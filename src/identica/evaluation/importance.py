@@ -94,6 +94,60 @@ def evidence_lower_bound(
     return over_rows(one, system, Dataset(x, u), keys)
 
 
+@eqx.filter_jit
+def importance_upper(
+    system: VariationalModel, x: Array, u: Array | None, keys: Array, z: Array, count: int
+) -> Weighed:
+    """log of the mean of K weights of which one is an exact draw of the posterior: an upper bound.
+
+    Under such draws E log (1/K) Σ w_k − log p(x|u) is a divergence, as for the lower bound with the laws
+    exchanged; it falls with K. K = 1 is E_posterior log w, the evidence upper bound. Exact draws are
+    known where x was simulated by the model itself.
+
+    Parameters
+    ----------
+    system, x, u, keys, count
+        As `importance`.
+    z : (B, n)
+        The latents from which x was drawn.
+    """
+
+    def one(target: Target, key: Key, drawn: Array) -> Weighed:
+        first = target.log_joint(drawn[None]) - target.posterior.log_prob(drawn[None])
+        rest = log_weights(target, target.posterior, key, count - 1) if count > 1 else first[:0]
+        return weigh(jnp.concatenate([first, rest]))
+
+    return over_rows(one, system, Dataset(x, u), keys, z)
+
+
+@eqx.filter_jit
+def thermodynamic_bounds(
+    system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, n_steps: int
+) -> tuple[Array, Array]:
+    """Riemann sums of log p = ∫ E_β log w dβ, with π_β ∝ q^(1−β) p(x, z|u)^β: below and above, nats (B,) each.
+
+    E_β log w rises with β, so that the left sum, which begins with the ELBO, is a lower bound, and the right
+    one an upper bound (Masrani, Le, Wood, 2019, The thermodynamic variational objective, section 4).
+    Expectations under π_β are self-normalised averages over the K samples of q, consistent but biased; where
+    weights are heavy the upper sum comes out too low.
+
+    Parameters
+    ----------
+    system, x, u, keys, count
+        As `importance`.
+    n_steps : int
+        Equal steps of β.
+    """
+
+    def one(target: Target, key: Key) -> tuple[Array, Array]:
+        logs = log_weights(target, target.posterior, key, count)
+        beta = jnp.linspace(0.0, 1.0, n_steps + 1, dtype=logs.dtype)
+        means = jax.lax.map(lambda b: (jax.nn.softmax(b * logs) * logs).sum(), beta)
+        return means[:-1].mean(), means[1:].mean()
+
+    return over_rows(one, system, Dataset(x, u), keys)
+
+
 def log_weights(target: Target, law: Any, key: Key, count: int) -> Array:
     """log p(x, z_k|u) − log q(z_k) of K draws of a law, nats (K,); in blocks, which bound the memory."""
 
