@@ -1,5 +1,6 @@
 """`FlowICA`: nonlinear ICA by exact likelihood."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,14 @@ from identica.estimators.noise_directions import (
 )
 from identica.estimators.validation import check_count, check_sizes
 from identica.estimators.volume_stages import VolumePlan, affordable_couplings
-from identica.families import Family, GaussianLocationScale, GaussianScale, LaplaceScale, PowerLocationScale
+from identica.families import (
+    Family,
+    GaussianLocationScale,
+    GaussianScale,
+    LaplaceScale,
+    LearnedBase,
+    PowerLocationScale,
+)
 from identica.models.flow import FlowModel
 from identica.random import named_rng
 from identica.training import Stage
@@ -31,11 +39,15 @@ from identica.training.loop import MONITOR_ROWS
 from identica.typing import FloatArray, IntArray
 
 _DEFAULT_LAYERS = 5
-_FAMILIES: dict[str, Family] = {
-    "gaussian": GaussianLocationScale(),
-    "gaussian-scale": GaussianScale(),
-    "laplace": LaplaceScale(),
+_FAMILIES: dict[str, Callable[[int], Family]] = {
+    "auto": PowerLocationScale.gaussian,
+    "gaussian": lambda n: GaussianLocationScale(),
+    "gaussian-scale": lambda n: GaussianScale(),
+    "laplace": lambda n: LaplaceScale(),
+    "generalized-gaussian": PowerLocationScale.gaussian,
+    "general": LearnedBase.gaussian,
 }
+"""Families of n components; those with a learned shape begin as Gaussians."""
 
 
 class FlowICA(ExactEstimator):
@@ -59,11 +71,13 @@ class FlowICA(ExactEstimator):
         determinant is the same everywhere, with as many latents as X has linearly independent columns. Those
         that u modulates are sources; the others are noise, with one density for all u. It suits sensors
         that are more than the sources, when the noise is mixed in nonlinearly or n is not known.
-    prior : {"auto", "gaussian", "gaussian-scale", "laplace"}
-        Distribution of each source given u. ``"auto"`` has a location and a scale modulated by u and learns
-        the shape: a generalised Gaussian whose power (1 is Laplace, 2 is Gaussian) is a parameter of each
-        source. The others fix it: Gaussian with mean and variance modulated by u, Gaussian with modulated
-        variance only, or Laplace with modulated scale about 0.
+    prior : {"auto", "gaussian", "gaussian-scale", "laplace", "generalized-gaussian", "general"}
+        Distribution of each source given u. ``"auto"``, which at present is ``"generalized-gaussian"``, has
+        a location and a scale modulated by u and learns the shape: a generalised Gaussian whose power (1 is
+        Laplace, 2 is Gaussian) is a parameter of each source. ``"general"`` learns a whole base measure,
+        which may be lopsided or have several modes. The others fix the shape: Gaussian with mean and
+        variance modulated by u, Gaussian with modulated variance only, or Laplace with modulated scale
+        about 0.
     hidden_sizes : tuple of int or None
         One entry per hidden layer of the network. An invertible network has as many units in every
         layer as there are components, so only the number of entries matters, and they must equal
@@ -169,14 +183,14 @@ class FlowICA(ExactEstimator):
         return None if self._preserving else self.n_components
 
     def _plan(self, problem: Problem) -> FlowPlan | VolumePlan:
-        if self.prior not in ("auto", *_FAMILIES):
-            raise ValueError(f"prior must be one of auto, {', '.join(_FAMILIES)}, got {self.prior!r}")
+        if self.prior not in list(_FAMILIES):
+            raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
-        family = PowerLocationScale.gaussian(n) if self.prior == "auto" else _FAMILIES[self.prior]
-        if not problem.discrete and self.prior not in ("auto", "gaussian"):
+        family = _FAMILIES[self.prior](n)
+        if not problem.discrete and self.prior in ("gaussian-scale", "laplace"):
             raise DataError(
-                f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='auto' or 'gaussian', or "
-                "cut u into bins"
+                f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='auto', 'gaussian' or "
+                "'general', or cut u into bins"
             )
         n_segments = problem.n_segments if problem.discrete else 0
         restarts = check_count("n_restarts", self.n_restarts)

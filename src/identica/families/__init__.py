@@ -7,6 +7,7 @@ from identica.families.gaussian_scale import GaussianScale
 from identica.families.general import General, RadialBaseMeasure
 from identica.families.generalized_gaussian import GeneralizedGaussian
 from identica.families.laplace_scale import LaplaceScale
+from identica.families.learned_base import LearnedBase
 from identica.families.power_location_scale import PowerLocationScale
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "General",
     "GeneralizedGaussian",
     "LaplaceScale",
+    "LearnedBase",
     "PowerLocationScale",
     "RadialBaseMeasure",
     "as_distribution",
