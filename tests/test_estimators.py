@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import identica
 from conftest import make_rows
-from identica import IVAE, VAE, FlowICA, LinearICA
+from identica import GCL, IVAE, PCL, TCL, VAE, FlowICA, LinearICA, MarginalMLE, NonlinearICA, VariationalEM
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -40,6 +40,11 @@ QUICK = {
 }
 # A full run of scikit-learn's checks fits some sixty times, in as many shapes.
 SLOW_CHECK = {"flow", "ivae", "vae"}
+    "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
+    "variational-em": lambda **kw: VariationalEM(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
+    "nonlinear": lambda **kw: NonlinearICA(
+        **{"candidates": ("fastica", "joint-diagonalization"), "random_state": 0, **kw}
+    ),
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,8 @@ class NonlinearICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     (250, 2)
     """
 
+    _requires_u: ClassVar[bool] = True
+
     # Declared on the class, so that pipelines and cross-validation route u without set_fit_request.
     __metadata_request__fit: ClassVar = {"u": True, "sequence": True}
     __metadata_request__transform: ClassVar = {"u": True}
