@@ -331,7 +331,9 @@ def test_a_proposal_that_is_too_narrow_is_found_out_and_survived():
     np.testing.assert_allclose(annealed(*args, Annealing(300, 32)).value, exact, atol=0.15)
 
 
-@pytest.mark.parametrize("start", ["encoder", "laplace", "prior"])
+@pytest.mark.parametrize(
+    "start", ["encoder", *(pytest.param(s, marks=pytest.mark.slow) for s in ("laplace", "prior"))]
+)
 def test_annealing_encloses_the_exact_value_in_ten_dimensions(start):
     rng = np.random.default_rng(3)
     decoder = linear_decoder(rng.normal(size=(10, 15)) / 2, 0.1)
@@ -342,9 +344,12 @@ def test_annealing_encloses_the_exact_value_in_ten_dimensions(start):
     annealing = Annealing(300, 16, 3, start)
     lower = annealed(system, x, None, keys_of(16), annealing)
     upper = reverse_annealed(system, x, None, keys_of(16, 1), z, annealing)
-    room = {"encoder": 0.6, "laplace": 0.05, "prior": 0.6}[start]
-    assert exact - room < np.mean(lower.value) < exact + 0.03
-    assert exact - 0.03 < np.mean(upper.value) < exact + room
+    below, above = (3 * np.sqrt(np.sum(e.variance)) / 16 for e in (lower, upper))
+    room = (
+        0.01 if start == "laplace" else 0.5
+    )  # Laplace's approximation is exact here, the others are far away
+    assert exact - room < np.mean(lower.value) < exact + below + 1e-6
+    assert exact - above - 1e-6 < np.mean(upper.value) < exact + room
 
 
 def test_moves_leave_their_target_alone():

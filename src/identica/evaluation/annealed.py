@@ -170,7 +170,8 @@ class _Path:
 
     def __init__(self, target: Target, annealing: Annealing):
         self.target, self.annealing = target, annealing
-        self.start = target.law(annealing.start)
+        # Undefended: chains move, and backwards they would not find the share that the prior has.
+        self.start = target.laplace() if annealing.start == "laplace" else target.law(annealing.start)
         self.first_precision = 1 / self.start.moments()[1]
         last = target.posterior if annealing.start == "prior" else self.start
         self.last_precision = 1 / last.moments()[1]
