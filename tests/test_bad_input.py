@@ -8,7 +8,7 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import GCL, IVAE, PCL, TCL, VAE, DataError, FlowICA, LinearICA, MarginalMLE
+from identica import GCL, IVAE, PCL, TCL, VAE, DataError, FlowICA, LinearICA, MarginalMLE, VariationalEM
 from identica.errors import DataWarning
 from identica.estimators import base
 from identica.linear.whitening import Whitening
@@ -29,6 +29,7 @@ ESTIMATORS = {
     "pcl": lambda **kw: PCL(**{**SHORT, **kw}),
     "gcl": lambda **kw: GCL(**{**SHORT, **kw}),
     "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, **kw}),
+    "variational-em": lambda **kw: VariationalEM(**{**SHORT, **kw}),
 }
 
 
@@ -200,6 +201,14 @@ OWN = {
             (float("nan"), "beta"),
         ],
         "samples": [(0, "samples must be a whole number of at least 1, got 0"), (1.5, "samples")],
+    },
+    "variational-em": ENCODERS
+    | {
+        "e_step": [("sampled", "e_step must be one of auto, exact, .* got 'sampled'"), ([1], "e_step")],
+        "n_nodes": [(0, "n_nodes must be a whole number of at least 1, got 0"), (1.5, "n_nodes")],
+        "m_steps": [(0, "m_steps must be a whole number of at least 1, got 0"), (1.5, "m_steps")],
+        "follow": [("no", "follow must be True or False, got 'no'")],
+        "tolerance": [(0, "tolerance must be a positive number, got 0"), (float("nan"), "tolerance")],
     },
     "marginal-mle": ENCODERS
     | {

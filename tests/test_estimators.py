@@ -36,15 +36,18 @@ QUICK = {
     ),
     "flow": lambda **kw: FlowICA(**{**SHORT, "random_state": 0, **kw}),
     "ivae": lambda **kw: IVAE(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
+    "tcl": lambda **kw: TCL(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
+    "pcl": lambda **kw: PCL(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
+    "gcl": lambda **kw: GCL(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
     "vae": lambda **kw: VAE(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
-}
-# A full run of scikit-learn's checks fits some sixty times, in as many shapes.
-SLOW_CHECK = {"flow", "ivae", "vae"}
     "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
     "variational-em": lambda **kw: VariationalEM(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
     "nonlinear": lambda **kw: NonlinearICA(
         **{"candidates": ("fastica", "joint-diagonalization"), "random_state": 0, **kw}
     ),
+}
+# A full run of scikit-learn's checks fits some sixty times, in as many shapes.
+SLOW_CHECK = {"flow", "gcl", "ivae", "marginal-mle", "pcl", "tcl", "vae"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,11 @@ def fitted(rows):
 # Those without noise, whose likelihood is exact and whose sources are a function of X.
 EXACT = ["linear-fastica", "linear-joint-diagonalization", "flow"]
 
+# Those that model no density of X: their score compares rows with each other.
+CONTRASTIVE = ["tcl", "pcl", "gcl"]
+
 each = pytest.mark.parametrize("name", QUICK)
+each_density = pytest.mark.parametrize("name", [name for name in QUICK if name not in CONTRASTIVE])
 each_exact = pytest.mark.parametrize("name", EXACT)
 
 
@@ -195,17 +202,15 @@ def test_sources_have_unit_variance_the_stated_order_and_sign(name, fitted, rows
     correlation = np.corrcoef(S.T, X.T)[:2, 2:]
     explained = (correlation**2).sum(1)
     assert (np.diff(explained) <= 1e-6).all(), "largest share of X first"
-    nearest = np.abs(correlation).argmax(1)
-    assert (correlation[[0, 1], nearest] > 0).all()
+    # Principal components of two standardised columns resemble both alike, one of them negatively.
+    assert (correlation.max(1) > np.abs(correlation).max(1) - 1e-6).all()
 
 
 @each
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_split(name, fitted, rows):
     again = QUICK[name]().fit(rows.X, u=rows.u)
     np.testing.assert_array_equal(again.transform(rows.X), fitted(name).transform(rows.X))
-    np.testing.assert_array_equal(
-        again.score_samples(rows.X, u=rows.u), fitted(name).score_samples(rows.X, u=rows.u)
-    )
+    assert again.score(rows.X, u=rows.u) == fitted(name).score(rows.X, u=rows.u)
     other = QUICK[name](random_state=1).fit(rows.X, u=rows.u)
     assert not np.array_equal(np.sort(other.held_out_rows_), np.sort(again.held_out_rows_))
 
@@ -224,7 +229,7 @@ def test_units_of_columns_do_not_change_the_sources(name, fitted, rows, factor, 
     other = QUICK[name]().fit(units, u=rows.u)
     np.testing.assert_allclose(other.transform(units), fitted(name).transform(rows.X), atol=1e-4)
     # A density transforms with the volume.
-    volume = np.log(np.asarray(factor) * np.ones(2)).sum()
+    volume = 0.0 if name in CONTRASTIVE else np.log(np.asarray(factor) * np.ones(2)).sum()
     difference = fitted(name).score(rows.X, u=rows.u) - other.score(units, u=rows.u)
     assert difference == pytest.approx(volume, abs=1e-3)
 
@@ -367,7 +372,7 @@ def test_the_density_integrates_to_one_in_the_users_units(name, fitted, rows):
         assert np.exp(estimator.score_samples(grid, u=u)).sum() * area == pytest.approx(1, abs=0.02)
 
 
-@each
+@each_density
 def test_score_is_the_mean_of_rows_weighted_if_asked(name, fitted, rows):
     estimator = fitted(name)
     each_row = estimator.score_samples(rows.X, u=rows.u)

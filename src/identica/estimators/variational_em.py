@@ -165,14 +165,14 @@ class VariationalEM(VariationalEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """One stage of expectation-maximisation on all rows."""
-        m_steps = check_count("m_steps", self.m_steps)
+        m_steps, restarts = check_count("m_steps", self.m_steps), check_count("n_restarts", self.n_restarts)
         if not isinstance(self.follow, (bool, np.bool_)):
             raise ValueError(f"follow must be True or False, got {self.follow!r}")
         tolerance = self.tolerance
         if (
             isinstance(tolerance, bool)
             or not isinstance(tolerance, (int, float, np.number))
-            or tolerance <= 0
+            or not tolerance > 0
         ):
             raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
         start, kind = self._start(problem)
@@ -191,7 +191,7 @@ class VariationalEM(VariationalEstimator):
                 EM(updates[kind]),
                 self.max_iter,
                 # From principal components, exact steps lead every restart to the same place.
-                restarts=1 if kind == "exact" else check_count("n_restarts", self.n_restarts),
+                restarts=1 if kind == "exact" else restarts,
                 chunk=_CHUNKS[kind],
                 patience=_PATIENCE,
                 tolerance=float(tolerance),
