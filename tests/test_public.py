@@ -87,7 +87,7 @@ EXAMPLES = {test.name: test for test in examples()}
 
 
 # Training by gradient; what they show is tested elsewhere on smaller data.
-TRAINED = {name for name in EXAMPLES if name.rpartition(".")[2] in ("FlowICA", "IVAE", "VAE")}
+TRAINED = {name for name in EXAMPLES if name.rpartition(".")[2] in ("FlowICA", "GCL", "IVAE", "MarginalMLE", "PCL", "TCL", "VAE")}
 
 
 @pytest.mark.parametrize(

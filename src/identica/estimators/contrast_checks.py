@@ -11,11 +11,16 @@ from identica.typing import Array, FloatArray
 
 _JUDGED_ROWS, _FEWEST_JUDGED, _PERMUTATIONS = 2048, 50, 100
 
-NOT_CLEAR = 4.0
-"""Standard deviations by chance below which an effect is not clear.
+CLEAR = 4.0
+"""Standard deviations by chance beyond which an effect is clear.
 
 Held-out rows have chosen among restarts and weights, so that chance alone reaches beyond the usual two.
 """
+
+
+def is_clear(effect: float, noise: float) -> bool:
+    """Whether an effect is there beyond doubt."""
+    return effect > CLEAR * noise
 
 
 def context_effect(

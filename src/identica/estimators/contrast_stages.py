@@ -98,7 +98,8 @@ class ContrastPlan:
         evaluate = HeldOutContrast(self.objective, BLOCK)
         small = self.n_rows < _SMALL_DATA
         first = max(1, round(_FIRST * self.max_iter))
-        kept = min(_KEPT, self.restarts)
+        # As many systems in the second stage as in the first, if it can be: they share compiled code.
+        kept = max(1, min(_KEPT, self.restarts // 2))
         starts = Stage(
             "contrast", self._create, self.objective, evaluate, adam, first,
             restarts=self.restarts,

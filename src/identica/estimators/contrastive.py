@@ -12,7 +12,7 @@ from identica.data import Dataset
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of
-from identica.estimators.contrast_checks import NOT_CLEAR, context_effect
+from identica.estimators.contrast_checks import context_effect, is_clear
 from identica.estimators.contrast_stages import BLOCK, ContrastPlan
 from identica.estimators.exact import as_numpy
 from identica.estimators.orientation import Orientation
@@ -94,7 +94,7 @@ class ContrastiveEstimator(SourceEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """Contrastive training of the features, then the linear map to sources."""
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in list(ACTIVATIONS):
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         check_sizes(self.hidden_sizes)
         check_count("n_restarts", self.n_restarts)
@@ -127,14 +127,17 @@ class ContrastiveEstimator(SourceEstimator):
         self.context_effect_ = context_effect(
             self.model_, objective, problem.held_out, named_rng(self.seed_, "permuted contexts")
         )
-        if self.context_effect_ is not None and self.context_effect_[0] < NOT_CLEAR * self.context_effect_[1]:
-            effect, noise = self.context_effect_
+        if self._contexts_do_not_matter():
+            effect, noise = self.context_effect_  # type: ignore[misc]
             warnings.warn(
                 f"{type(self).__name__}: held-out rows are matched with {self._context} no better than with that "
                 f"of other rows (advantage {effect:+.3f} ± {noise:.3f} of 1). {self._violated}",
                 DataWarning,
                 stacklevel=5,
             )
+
+    def _contexts_do_not_matter(self) -> bool:
+        return self.context_effect_ is not None and not is_clear(*self.context_effect_)
 
     def _pairing(self) -> Pairing:
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """`IVAE`: nonlinear ICA under noise by an identifiable variational autoencoder."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -7,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from identica.conditionals import Features
-from identica.errors import DataError
+from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
 from identica.estimators.flow_ica import FlowICA
 from identica.estimators.ivae_stages import IVAEPlan
 from identica.estimators.ivae_start import linear_start
 from identica.estimators.validation import check_count, check_sizes
+from identica.estimators.variance_profiles import inseparable_pairs, profile_distances
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
 from identica.models.teacher import FlowTeacher
 from identica.training import Stage
+from identica.typing import FloatArray
 
 _FAMILIES: dict[str, ExponentialFamily] = {
     "gaussian": GaussianLocationScale(),
@@ -83,6 +86,10 @@ class IVAE(VariationalEstimator):
         Components of which x says nothing beyond u.
     explained_shares_ : array of shape (n_components,)
         Share of each source's variance within segments that x explains.
+    variance_distances_ : array of shape (2, n_components, n_components) or None
+        How differently the variances of two sources change with a discrete u (standard deviation of the
+        logarithm of their ratio), and the part that chance makes; see the report. A pair below .3 is hardly
+        told apart.
     converged_ : bool
     status_ : identica.errors.Status
     history_ : dict of arrays
@@ -189,6 +196,25 @@ class IVAE(VariationalEstimator):
             teacher=self._teacher(problem),
         )
         return plan.stages()
+
+    def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
+        super()._report_collapse(mean, variance, codes)
+        self.variance_distances_ = None
+        if codes is None or mean.shape[1] < 2 or np.bincount(codes).max() < 3:
+            return
+        order = np.abs(self.orientation_[0]).argmax(axis=1)
+        distance, noise = profile_distances(mean[:, order], variance[:, order], codes)
+        self.variance_distances_ = np.stack([distance, noise])
+        pairs = inseparable_pairs(distance, noise)
+        if pairs:
+            shown = ", ".join(f"{i} and {j}" for i, j in pairs[:5]) + (", …" if len(pairs) > 5 else "")
+            warnings.warn(
+                f"IVAE: the variances of sources {shown} keep nearly one ratio whatever u is. Only differences in how "
+                "variances change tell such sources apart: where u changes means alone, any rotation of them explains "
+                "the rows as well. Take them for a mixture, or try a u that changes how much sources vary",
+                DataWarning,
+                stacklevel=5,
+            )
 
 
 def _batch_size(problem: Problem) -> int | None:

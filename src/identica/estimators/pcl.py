@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from identica.auxiliary import AuxiliaryEncoder
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
-from identica.estimators.contrast_checks import NOT_CLEAR, departure_from_gaussian
+from identica.estimators.contrast_checks import CLEAR, departure_from_gaussian
 from identica.estimators.contrast_stages import ContrastPlan, past_critic
 from identica.estimators.contrastive import ContrastiveEstimator
 from identica.estimators.ivae_start import encoder_features
@@ -74,7 +74,7 @@ class PCL(ContrastiveEstimator):
     (400, 2)
     """
 
-    __metadata_request__score: ClassVar = {"sequence": True, "sample_weight": True}
+    __metadata_request__score: ClassVar = {"u": True, "sequence": True, "sample_weight": True}
 
     _requires_u = False
     _context = "the row before them"
@@ -112,12 +112,12 @@ class PCL(ContrastiveEstimator):
         self.checkpoint = checkpoint
 
     def score(  # type: ignore[override]
-        self, X: Any, y: Any = None, *, sequence: Any = None, sample_weight: Any = None
+        self, X: Any, y: Any = None, *, u: Any = None, sequence: Any = None, sample_weight: Any = None
     ) -> float:
         """Minus the contrastive cross-entropy of rows that have a row before them; higher is better.
 
         The mean log probability, nats per row, that the model gives to the row before among up to 512
-        others. It compares fits on the same rows, and is no log-likelihood of X.
+        others. It compares fits on the same rows, and is no log-likelihood of X. y and u are ignored.
         """
         X, _ = self._check_rows(X)
         before = previous_rows(self._series(sequence, len(X)))
@@ -201,8 +201,8 @@ class PCL(ContrastiveEstimator):
         rows = problem.data.rows(slice(0, problem.n_rows))
         now, before = (self._sources_of_input(np.asarray(a)) for a in (rows.x, rows.u))
         self.departure_from_gaussian_ = departure_from_gaussian(now, before)
-        close = np.flatnonzero(self.departure_from_gaussian_ < NOT_CLEAR)
-        if len(close):
+        close = np.flatnonzero(self.departure_from_gaussian_ < CLEAR)
+        if len(close) and not self._contexts_do_not_matter():  # which says it all
             shown = ", ".join(str(i) for i in close)
             warnings.warn(
                 f"PCL: source(s) {shown} depend on their past as Gaussian series do, which permutation-contrastive "

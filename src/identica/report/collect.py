@@ -10,6 +10,7 @@ from identica.errors import Status
 from identica.report import learned, statements
 from identica.report.baseline import held_out_scores
 from identica.report.contents import ReportContents
+from identica.report.contrast import contrast
 from identica.report.integration import integration
 from identica.report.neighbours import neighbours
 
@@ -41,10 +42,10 @@ def collect(
         Further facts to show, for example the file.
     """
     places = places or (lambda rows: [f"row {row + 1}" for row in rows])
-    sources = np.asarray(estimator.transform(x, u=u), dtype=np.float64)
-    names = [str(name) for name in estimator.get_feature_names_out()]
     candidates = getattr(estimator, "candidates_", None)
     estimator = getattr(estimator, "best_", estimator)  # of several methods, the one that was kept
+    sources = np.asarray(estimator.transform(x, u=u), dtype=np.float64)
+    names = [str(name) for name in estimator.get_feature_names_out()]
     auxiliary = pd.DataFrame(u).reset_index(drop=True) if u is not None else pd.DataFrame(index=range(len(x)))
     encoder: Any = estimator.auxiliary_
     kind, n_segments, codes = "none", 0, None
@@ -54,17 +55,23 @@ def collect(
     gross = np.asarray(estimator.gross_rows_, dtype=int)
     used = np.setdiff1d(np.arange(len(x)), gross)
     n = int(estimator.n_components_)
-    ids = None if sequence is None else np.unique(np.asarray(sequence), return_inverse=True)[1]
-    scores = held_out_scores(estimator, x, u, ids)
+    ids = estimator._series(sequence, len(x))
+    # Contrastive methods have no likelihood to compare with that of linear ICA.
+    contrasts = contrast(estimator, names)
+    scores = None if contrasts else held_out_scores(estimator, x, u, ids)
     status: Status = estimator.status_
     name = type(estimator).__name__
 
     effect = getattr(estimator, "effect_of_u_", None)
     used_codes = None if codes is None else codes[used]
-    findings = [statements.convergence(status, int(estimator.n_iter_)), *statements.held_out(scores, name)]
+    findings = [
+        statements.convergence(status, int(estimator.n_iter_)),
+        *(contrasts or statements.held_out(scores, name)),
+    ]
     findings += [
         finding
         for finding in (
+            learned.choice(candidates),
             statements.restarts(list(estimator.restarts_), n) if name != "LinearICA" else None,
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
@@ -72,7 +79,6 @@ def collect(
             learned.effect_of_u(effect, names),
             # Rows that were fitted show an effect of u even where there is none.
             statements.modulation(sources[used], used_codes, names)
-            learned.choice(candidates),
             if used_codes is not None and effect is None
             else None,
             learned.noise_directions(
@@ -80,8 +86,10 @@ def collect(
                 n,
                 getattr(estimator, "n_components", 0) is None,
             ),
+            learned.latents_without_u(estimator),
             integration(estimator),
             learned.shape(getattr(estimator, "model_", None), names),
+            statements.variance_profiles(getattr(estimator, "variance_distances_", None), names),
             statements.independence(sources[used], used_codes, names),
             neighbours(
                 sources[used], used_codes, None if ids is None else ids[used], names, scores is not None
@@ -124,12 +132,16 @@ def collect(
 
 
 def _uses_u(name: str) -> bool:
-    return name not in ("VAE", "LinearICA", "MarginalMLE", "VariationalEM")
+    return name not in ("VAE", "LinearICA", "MarginalMLE", "PCL", "VariationalEM")
 
 
 def _statistics(estimator: Any) -> int:
-    """Sufficient statistics per source that change with u: mean and variance, or a scale alone."""
-    return 2 if getattr(estimator, "prior", "gaussian") in ("gaussian", "auto") else 1
+    """Sufficient statistics per source that change with u: mean and variance, or a scale alone.
+
+    Learned critics count as two: generalised contrastive learning asks for 2n + 1 values of u.
+    """
+    family = getattr(estimator, "prior", getattr(estimator, "critic", "gaussian"))
+    return 1 if family in ("gaussian-scale", "laplace") else 2
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:

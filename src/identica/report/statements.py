@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from identica.errors import Status
+from identica.estimators.variance_profiles import inseparable_pairs
 from identica.findings import Finding
 from identica.typing import FloatArray, IntArray
 
@@ -251,6 +252,48 @@ def collapse(collapsed: list[str], n_components: int, *, has_u: bool) -> Finding
         text=f"{'Once u is known, the' if has_u else 'The'} columns say nothing about {', '.join(collapsed)}"
         f"{': what is shown only repeats u' if has_u else ''}. Try fewer than {n_components} sources.",
         reference="the columns explain less than 0.01 of the variance",
+    )
+
+
+def variance_profiles(distances: FloatArray | None, names: list[str]) -> Finding | None:
+    """Whether the variances of every two sources change with u in different ways.
+
+    Parameters
+    ----------
+    distances : (2, n, n) array or None
+        ``variance_distances_`` of an estimator.
+    names : list of str
+        Of the sources.
+    """
+    if distances is None:
+        return None
+    distance, noise = distances
+    pairs = inseparable_pairs(distance, noise)
+    i, j = min(
+        ((a, b) for a in range(len(names)) for b in range(a)),
+        key=lambda pair: float(distance[pair]),
+        default=(0, 0),
+    )
+    value = float(distance[i, j])
+    if pairs:
+        shown = ", ".join(f"{names[a]} and {names[b]}" for a, b in pairs)
+        text = (
+            f"The variances of {shown} keep nearly one ratio whatever u is (log ratios vary by {value:.2f} at the "
+            "closest pair). Where u changes means alone, any rotation of such sources explains the rows as well: take "
+            "them for a mixture, or try a u that changes how much sources vary."
+        )
+    else:
+        text = (
+            f"The variances of every two sources change with u in different ways (log ratios vary by {value:.2f} or "
+            "more). No violation found."
+        )
+    return Finding(
+        "variance profiles",
+        value,
+        "standard deviation of the log ratio",
+        verdict="warning" if pairs else "good",
+        text=text,
+        reference="Khemakhem et al. 2020, Proposition 1; Pham and Cardoso 2001: proportional variances",
     )
 
 
