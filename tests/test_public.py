@@ -87,7 +87,8 @@ EXAMPLES = {test.name: test for test in examples()}
 
 
 # Training by gradient; what they show is tested elsewhere on smaller data.
-TRAINED = {name for name in EXAMPLES if name.rpartition(".")[2] in ("FlowICA", "GCL", "IVAE", "MarginalMLE", "PCL", "TCL", "VAE")}
+SLOW = ("FlowICA", "GCL", "IVAE", "MarginalMLE", "PCL", "TCL", "VAE")
+TRAINED = {name for name in EXAMPLES if name.rpartition(".")[2] in SLOW}
 
 
 @pytest.mark.parametrize(
