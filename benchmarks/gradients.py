@@ -147,6 +147,9 @@ def main() -> None:
         ylabel="signal / noise",
         title="importance-weighted bound",
     )
+    for axis, ticks in ((middle, sizes), (right, samples)):
+        axis.set_xticks(ticks, labels=[str(t) for t in ticks])
+        axis.minorticks_off()
     for axis in (left, middle, right):
         axis.legend(fontsize=7, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
