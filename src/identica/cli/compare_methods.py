@@ -51,6 +51,13 @@ METHODS = (
     Method("flow", "FlowICA", needs="u", takes_u=True),
     Method("ivae", "IVAE", needs="u", takes_u=True, counts=True),
     Method("vae", "VAE", counts=True),
+    Method("iwae", "VAE", {"objective": "iwae"}, counts=True, usual=False),
+    Method("mixture-vae", "VAE", {"prior": "mixture"}, counts=True, usual=False),
+    Method("mle", "MarginalMLE", counts=True, usual=False),
+    Method("em", "VariationalEM", counts=True, usual=False),
+    Method("tcl", "TCL", needs="discrete u", takes_u=True, usual=False),
+    Method("gcl", "GCL", needs="u", takes_u=True, usual=False),
+    Method("pcl", "PCL", needs="sequence", usual=False),
 )
 
 

@@ -92,7 +92,7 @@ class Comparison:
             ``seconds, peak_memory_mib, status, warnings, error``; None where there is none.
         """
         estimator = self._estimator(method, callback)
-        u = self.u if method.takes_u or method.needs else None
+        u = self.u if method.takes_u else None
         result: dict[str, Any] = {
             "method": method.name,
             "class": type(estimator).__name__,

@@ -66,7 +66,7 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> None:
 def comparison_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, in the order given; columns that would be empty are left out."""
     columns: dict[str, list[str]] = {"method": [f"{result['method']}" for result in results]}
-    columns["density of"] = ["x given u" if result["takes_u"] else "x" for result in results]
+    columns["density of"] = [_density(result) for result in results]
     columns["nats per row"] = [_likelihood(result) for result in results]
     columns["bound"] = [_number(result["bound"]) for result in results]
     columns["gap"] = [_number(result["gap"]) for result in results]
@@ -146,6 +146,12 @@ def _draw_mcc(ax: Axes, results: Sequence[Result]) -> None:
             if key in (result["mcc"] or {}):
                 ax.plot([result["mcc"][key]], [place], marker, ms=6, mfc="none", color=colour, label=label)
     ax.set(title="Correlation with the true sources", xlim=(0, 1.02), xlabel="MCC, held out")
+
+
+def _density(result: Result) -> str:
+    if result["log_likelihood"] is None:
+        return "–"
+    return "x given u" if result["takes_u"] else "x"
 
 
 def _likelihood(result: Result) -> str:
