@@ -142,9 +142,8 @@ def result(**changes):
 
 
 def test_table_marks_bounds_and_leaves_out_what_nobody_has():
-    scored = result(
-        log_likelihood={"value": -1.23456, "standard_error": 0.01, "kind": "lower"}, bound=-1.5, gap=0.26544
-    )
+    score = {"value": -1.23456, "standard_error": 0.01, "kind": "lower"}
+    scored = result(log_likelihood=score, bound=-1.5, gap=0.26544, takes_u=True)
     header, rows = comparison_table([scored, result(method="b")])
     assert header == ["method", "density of", "nats per row", "bound", "gap", "status"]
     assert rows[0] == ["a", "x given u", "≥ -1.235 ± 0.010", "-1.500", "0.265", "converged"]
