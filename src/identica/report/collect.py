@@ -9,6 +9,7 @@ import pandas as pd
 from identica.errors import Status
 from identica.report import learned, statements
 from identica.report.baseline import held_out_scores
+from identica.report.bound import bound
 from identica.report.contents import ReportContents
 from identica.report.contrast import contrast
 from identica.report.integration import integration
@@ -101,6 +102,7 @@ def collect(
         )
         if finding is not None
     ]
+    findings += bound(estimator, x, u)
     return ReportContents(
         title=f"{name}: {n} source{'s' if n != 1 else ''} of {x.shape[1]} columns",
         facts={
