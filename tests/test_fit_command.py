@@ -10,6 +10,7 @@ from scipy.signal import lfilter
 import identica
 from conftest import run_json
 from identica.cli import main
+from identica.cli.fit import _CLASSES, _NEEDS_U
 from identica.errors import Status
 
 
@@ -171,3 +172,18 @@ def test_missing_ids_of_a_sequence_are_named_by_their_line(recording, tmp_path, 
     ]
     said = run_json(capsys, *tokens, code=3)["error"]["message"]
     assert "sequence column 'day', line 9" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["auto", "tcl", "gcl", "vae", "mle", "em"])
+def test_every_method_writes_a_run(method, table, tmp_path, capsys):
+    u = ["--u", "u", "--drop", "s*"] if method in _NEEDS_U else ["--drop", "s*,u"]
+    tokens = [*u, "--method", method, "--max-iter", "10", "--out", tmp_path / "run"]
+    content = run_json(capsys, "fit", table, *tokens)
+    assert set(content["files"]) >= {"model", "sources.csv", "report.html", "report.json"}
+    model = identica.load(tmp_path / "run" / "model")
+    assert type(model).__name__ == _CLASSES[method]
+    data = pd.read_csv(table)
+    sources = model.transform(data[["x1", "x2", "x3"]], **({"u": data.u} if method in _NEEDS_U else {}))
+    written = pd.read_csv(tmp_path / "run" / "sources.csv")
+    np.testing.assert_allclose(written.to_numpy()[:, :3], sources, atol=1e-5)

@@ -10,7 +10,19 @@ from cyclopts import Parameter, validators
 from identica.cli.output import Common, UsageError, emit, plain, say, short_warnings
 from identica.cli.runs import Run, to_toml, versions
 
-Method = Literal["flow", "ivae", "vae", "linear"]
+Method = Literal["flow", "ivae", "auto", "tcl", "gcl", "vae", "mle", "em", "linear"]
+_CLASSES = {
+    "flow": "FlowICA",
+    "ivae": "IVAE",
+    "auto": "NonlinearICA",
+    "tcl": "TCL",
+    "gcl": "GCL",
+    "vae": "VAE",
+    "mle": "MarginalMLE",
+    "em": "VariationalEM",
+    "linear": "LinearICA",
+}
+_NEEDS_U = ("flow", "ivae", "auto", "tcl", "gcl")
 _COLUMNS = Parameter(negative=())
 _FLAG = Parameter(negative=())
 
@@ -61,8 +73,9 @@ def fit(
     components
         Number of sources; as many as columns if omitted.
     method
-        flow: exact likelihood, no noise. ivae: noise, or more columns than sources.
-        vae and linear: for comparison; they need no --u.
+        flow: exact likelihood, no noise. ivae: noise, or more columns than sources. auto: linear methods, flow
+        and ivae, of which held-out likelihood keeps the best. tcl, gcl: contrastive, no likelihood.
+        vae, mle, em (density models whose sources are not identified) and linear need no --u.
     restarts
         Number of starts from different random values.
     max_iter
@@ -102,7 +115,7 @@ def fit(
         raise UsageError("--resume continues a run and --overwrite starts it anew; choose one")
     if u and windows:
         raise UsageError("--u names what u is and --windows makes u out of time; choose one")
-    if method in ("flow", "ivae") and not u and not windows:
+    if method in _NEEDS_U and not u and not windows:
         raise UsageError(
             f"--method {method} needs --u COLUMN: it tells sources apart by how they change with u (a "
             "segment, a condition, time). Name a column; or, if rows are in the order of time, add --windows "
@@ -250,8 +263,7 @@ def build_estimator(method: Method, options: dict[str, Any], u: Any) -> Any:
     """
     import identica
 
-    classes = {"flow": "FlowICA", "ivae": "IVAE", "vae": "VAE", "linear": "LinearICA"}
-    estimator_class = getattr(identica, classes[method])
+    estimator_class = getattr(identica, _CLASSES[method])
     known = estimator_class._get_param_names()
     wanted = {
         "n_restarts": options.get("restarts"),
