@@ -176,6 +176,16 @@ def test_evaluate_gives_the_librarys_scores(table, linear_run, tmp_path, capsys)
     run_json(capsys, "evaluate", linear_run, table, "--truth", tmp_path / "short.csv", code=2)
 
 
+def test_evaluate_takes_a_method(table, linear_run, capsys):
+    plain = run_json(capsys, "evaluate", linear_run, table)
+    exact = run_json(capsys, "evaluate", linear_run, table, "--method", "exact")
+    assert (exact["method"], exact["kind"], exact["integration_error"]) == ("exact", "exact", 0)
+    assert exact["log_likelihood"] == plain["log_likelihood"]
+    # A model without noise has no integral to take.
+    run_json(capsys, "evaluate", linear_run, table, "--method", "ais", code=2)
+    run_json(capsys, "evaluate", linear_run, table, "--method", "guess", code=2)
+
+
 def test_evaluate_names_gross_spikes(table, linear_run, tmp_path, capsys):
     data = pd.read_csv(table)
     data.loc[17, "x2"] = 1e7
