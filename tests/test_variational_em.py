@@ -74,9 +74,9 @@ def test_exact_em_with_one_noise_reaches_probabilistic_principal_components():
 
 
 def test_one_gaussian_per_row_reaches_factor_analysis_too(reference):
-    fitted = VariationalEM(2, e_step="variational", max_iter=40, **LINEAR).fit(X)
+    fitted = VariationalEM(2, e_step="variational", max_iter=20, tolerance=1e-7, **LINEAR).fit(X)
     bound = -fitted.history_["loss"][-1] - np.log(X.std(0)).sum()
-    assert abs(fitted.log_likelihood(X).value - reference) < 1e-5
+    assert abs(fitted.log_likelihood(X).value - reference) < 1e-4
     # Diagonal posteriors are exact once columns of W are orthogonal, to which the bound drives them.
     assert abs(bound - reference) < 1e-4
 
@@ -156,7 +156,7 @@ def test_the_bound_never_falls_and_rises(likelihood, follow, monkeypatch):
     seen = []
     monkeypatch.setattr(loop, "_check_monotone", lambda name, step, rise, dtype: seen.append(rise))
     rows = curve(likelihood)
-    options = {"likelihood": likelihood, "follow": follow, "hidden_sizes": (8,), "max_iter": 10}
+    options = {"likelihood": likelihood, "follow": follow, "hidden_sizes": (8,), "max_iter": 4}
     fitted = VariationalEM(1, **options, **ALL_ROWS).fit(rows)
     assert len(seen) == 2
     assert max(seen) < 1e-8  # of all steps, each compared with the one before, relative
@@ -168,14 +168,14 @@ def test_the_bound_never_falls_and_rises(likelihood, follow, monkeypatch):
 def test_a_network_explains_a_curve_that_no_line_does():
     rows, new = curve("gaussian"), curve("gaussian", seed=2)
     line = VariationalEM(1, **LINEAR).fit(rows).score(new)
-    bent = VariationalEM(1, hidden_sizes=(8,), max_iter=10, **ALL_ROWS).fit(rows).score(new)
+    bent = VariationalEM(1, hidden_sizes=(8,), max_iter=6, **ALL_ROWS).fit(rows).score(new)
     assert bent > line + 0.5  # nats per new row
 
 
 def test_the_e_step_of_new_rows_finds_the_best_gaussian_of_each():
     rows, new = curve("bernoulli"), curve("bernoulli", seed=3)[:5]
     fitted = VariationalEM(
-        1, likelihood="bernoulli", hidden_sizes=(8,), n_nodes=40, max_iter=5, **ALL_ROWS
+        1, likelihood="bernoulli", hidden_sizes=(8,), n_nodes=40, max_iter=2, **ALL_ROWS
     ).fit(rows)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     network = fitted.model_.model.likelihood.network
@@ -200,7 +200,7 @@ def test_the_e_step_of_new_rows_finds_the_best_gaussian_of_each():
 
 
 def test_rows_far_from_each_other_do_not_change_each_others_posterior():
-    fitted = VariationalEM(1, hidden_sizes=(8,), max_iter=5, **ALL_ROWS).fit(curve("gaussian"))
+    fitted = VariationalEM(1, hidden_sizes=(8,), max_iter=2, **ALL_ROWS).fit(curve("gaussian"))
     new = curve("gaussian", seed=4)[:10]
     with_far = np.concatenate([new, 100 * new])
     np.testing.assert_array_equal(fitted.transform(with_far)[:10], fitted.transform(new))
@@ -208,7 +208,7 @@ def test_rows_far_from_each_other_do_not_change_each_others_posterior():
 
 def test_saved_and_loaded_it_says_the_same(tmp_path):
     rows = curve("gaussian")
-    fitted = VariationalEM(1, hidden_sizes=(8,), max_iter=5, **ALL_ROWS).fit(rows)
+    fitted = VariationalEM(1, hidden_sizes=(8,), max_iter=2, **ALL_ROWS).fit(rows)
     fitted.save(tmp_path / "model")
     again = identica.load(tmp_path / "model")
     np.testing.assert_array_equal(again.transform(rows), fitted.transform(rows))

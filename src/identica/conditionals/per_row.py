@@ -114,11 +114,17 @@ def bound_of_rows(likelihood: Decoder, context: Evidence, nodes: Nodes, q: PerRo
 
 
 def expectation_step(
-    likelihood: Decoder, context: Evidence, nodes: Nodes, start: PerRow, steps: int
+    likelihood: Decoder,
+    context: Evidence,
+    nodes: Nodes,
+    start: PerRow,
+    steps: int,
+    tolerance: float | None = None,
 ) -> tuple[PerRow, Array]:
     """The E-step: q_i that maximise their own bounds, and these bounds (B,), never below those of the start.
 
-    Steps are taken in units of the starting standard deviations, in which curvatures are near 1.
+    A row ends when a step would gain less than ``tolerance`` nats, `TOLERANCE` if it is None. Steps are taken
+    in units of the starting standard deviations, in which curvatures are near 1.
     """
     n = start.mean.shape[1]
     scale = jnp.exp(start.log_scale)
@@ -135,6 +141,6 @@ def expectation_step(
         return value, gradient
 
     origin = jnp.zeros((len(start.mean), 2 * n), start.mean.dtype)
-    tolerance = TOLERANCE[str(origin.dtype)]
+    tolerance = TOLERANCE[str(origin.dtype)] if tolerance is None else tolerance
     ended = descend(value_and_gradient, origin, steps, memory=_MEMORY, tolerance=tolerance)
     return placed(ended.x), -ended.value

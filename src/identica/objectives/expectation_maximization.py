@@ -111,7 +111,10 @@ class VariationalUpdate:
     Attributes
     ----------
     e_steps : int
-        Most quasi-Newton steps of a row; they begin where the last E-step ended.
+        Most quasi-Newton steps of a row; they begin where the last E-step ended, so that few are enough.
+    tolerance : float
+        Nats that a row's last step may leave. Whatever remains, the value is a bound, and none is taken that is
+        lower than the last.
     m_steps : int
         Quasi-Newton steps on the decoder.
     follow : bool
@@ -120,9 +123,10 @@ class VariationalUpdate:
         Ghahramani, 2003). With q_i held, an M-step can go no further than they are wide.
     """
 
-    e_steps: int = 50
-    m_steps: int = 10
+    e_steps: int = 10
+    m_steps: int = 30
     follow: bool = True
+    tolerance: float = 1e-5
 
     def __call__(self, system: PerRowModel, data: Dataset) -> tuple[PerRowModel, Array]:
         """The next system, its q_i at their best, and the negative mean bound of this one."""
@@ -131,7 +135,9 @@ class VariationalUpdate:
         def best_rows(decoder: Decoder, part: tuple[Dataset, PerRow]) -> PerRow:
             context = Evidence(part[0].x, None, prior)
             decoder, q = jax.lax.stop_gradient((decoder, part[1]))
-            return jax.lax.stop_gradient(expectation_step(decoder, context, nodes, q, self.e_steps)[0])
+            return jax.lax.stop_gradient(
+                expectation_step(decoder, context, nodes, q, self.e_steps, self.tolerance)[0]
+            )
 
         def loss(decoder: Decoder, part: tuple[Dataset, PerRow]) -> Array:
             q = best_rows(decoder, part) if self.follow else part[1]
