@@ -306,3 +306,20 @@ def test_more_columns_than_sources_are_all_used():
     tcl = TCL(2, **QUICK).fit(X, u=u)
     assert tcl.transform(X).shape == (300, 2)
     assert tcl.model_.encoder.features.matrix.shape == (5, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scales_too", [False, True])
+def test_means_alone_are_said_to_be_of_no_use_for_ivae(scales_too):
+    rng = np.random.default_rng(0)
+    u = np.repeat(np.arange(12), 200)
+    scale = rng.uniform(0.5, 2, (12, 2))[u] if scales_too else 1.0
+    S = rng.uniform(-2, 2, (12, 2))[u] + scale * rng.standard_normal((2400, 2))
+    X = S @ np.array([[1, 0.5], [-0.3, 1]])
+    ivae = identica.IVAE(max_iter=800, n_restarts=2, hidden_sizes=(16,), random_state=0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ivae.fit(X, u=u)
+    assert bool([w for w in said if "keep nearly one ratio" in str(w.message)]) == (not scales_too)
+    findings = {f.name: f for f in collect(ivae, pd.DataFrame(X), pd.Series(u, name="u")).findings}
+    assert findings["variance profiles"].verdict == ("good" if scales_too else "warning")
