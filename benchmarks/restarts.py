@@ -49,7 +49,7 @@ class Recorded(identica.FlowICA):
 def run(name: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
     """MCC and held-out loss of every restart."""
     data = identica.simulate(name, seed=seed, **options)
-    fit_rows, held_out = data.split(0.2, seed)
+    fit_rows, _ = data.split(0.2, seed)
     estimator = Recorded(random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=700)
     options = parser.parse_args()
-    print("| data | seed | best restart | chosen restart | rank correlation | all restarts, best likelihood first |")
+    print(
+        "| data | seed | best restart | chosen restart | rank correlation | all restarts, best likelihood first |"
+    )
     print("|---|---|---|---|---|---|", flush=True)
     near = []
     for data, (name, sizes) in DATA.items():

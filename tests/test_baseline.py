@@ -29,7 +29,11 @@ def time_itself(time):
 
 
 @pytest.mark.parametrize(
-    ("u_of_time", "name"), [(fifteen_segments, "joint-diagonalization"), (time_itself, "maximum likelihood")]
+    ("u_of_time", "name"),
+    [
+        (fifteen_segments, "joint-diagonalization"),
+        pytest.param(time_itself, "maximum likelihood", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_linear_mixture_is_said_to_need_no_nonlinear_model(u_of_time, name):

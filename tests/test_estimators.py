@@ -68,8 +68,18 @@ EXACT = ["linear-fastica", "linear-joint-diagonalization", "flow"]
 # Those that model no density of X: their score compares rows with each other.
 CONTRASTIVE = ["tcl", "pcl", "gcl"]
 
-each = pytest.mark.parametrize("name", QUICK)
-each_density = pytest.mark.parametrize("name", [name for name in QUICK if name not in CONTRASTIVE])
+# Those that share their base class with one that is always tested, and have tests of their own.
+RELATED = {"pcl", "gcl", "marginal-mle", "variational-em"}
+
+
+def _each(names):
+    """One test per estimator, the related ones only among the slow tests: compiling them takes minutes."""
+    cases = [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name for name in names]
+    return pytest.mark.parametrize("name", cases)
+
+
+each = _each(QUICK)
+each_density = _each([name for name in QUICK if name not in CONTRASTIVE])
 each_exact = pytest.mark.parametrize("name", EXACT)
 
 

@@ -304,6 +304,7 @@ def check_agreement(noise, rows, samples, annealing, tolerance):
     assert abs(np.mean(upper.value) - mean) < tolerance
 
 
+@pytest.mark.slow
 def test_methods_agree_on_a_nonlinear_model():
     check_agreement(0.3, 16, 2000, Annealing(400, 16), 0.04)
 

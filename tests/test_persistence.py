@@ -84,7 +84,12 @@ def saved(tmp_path, fits):
     return folder
 
 
-@pytest.mark.parametrize("name", FITS)
+RELATED = ("tcl of numbers", "pcl")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name for name in FITS]
+)
 def test_what_is_loaded_is_what_was_saved_to_the_last_bit(tmp_path, fits, name):
     one, u = fits(name), U[name]
     one.save(tmp_path / "model")

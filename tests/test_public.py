@@ -87,7 +87,7 @@ EXAMPLES = {test.name: test for test in examples()}
 
 
 # Training by gradient; what they show is tested elsewhere on smaller data.
-SLOW = ("FlowICA", "GCL", "IVAE", "MarginalMLE", "PCL", "TCL", "VAE")
+SLOW = ("FlowICA", "GCL", "IVAE", "MarginalMLE", "NonlinearICA", "PCL", "TCL", "VAE", "VariationalEM")
 TRAINED = {name for name in EXAMPLES if name.rpartition(".")[2] in SLOW}
 
 

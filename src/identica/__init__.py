@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from identica.estimators.gcl import GCL as GCL
     from identica.estimators.ivae import IVAE as IVAE
     from identica.estimators.linear_ica import LinearICA as LinearICA
-    from identica.estimators.pcl import PCL as PCL
     from identica.estimators.marginal_mle import MarginalMLE as MarginalMLE
     from identica.estimators.nonlinear_ica import NonlinearICA as NonlinearICA
+    from identica.estimators.pcl import PCL as PCL
     from identica.estimators.persistence import load as load
     from identica.estimators.tcl import TCL as TCL
     from identica.estimators.vae import VAE as VAE
