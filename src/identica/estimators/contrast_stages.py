@@ -197,7 +197,10 @@ def segment_critic(family: ExponentialFamily | None, n_segments: int, codes: Cal
             raw = np.zeros((n_segments, n, _STATISTICS))
             statistics: Any = ComponentwiseNetwork.random(n, _HIDDEN, _STATISTICS, key=key)
         else:
-            raw, statistics = _segment_moments(family, jnp.asarray(h, dtype), own, data.weight, n_segments), family
+            raw, statistics = (
+                _segment_moments(family, jnp.asarray(h, dtype), own, data.weight, n_segments),
+                family,
+            )
         table = np.concatenate([np.asarray(raw), bias], axis=-1).astype(dtype)
         return Critic(statistics, Table(table, log_shares.astype(dtype)))  # type: ignore[arg-type]
 
