@@ -52,6 +52,7 @@ def test_a_linear_mixture_is_said_to_need_no_nonlinear_model(u_of_time, name):
     assert "do not call for a nonlinear model" in gain.text or "Trust linear ICA instead" in gain.text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_nonlinear_mixture_is_said_to_need_one():
     x, u, _, _ = modulated(fifteen_segments, "nonlinear")
@@ -60,6 +61,7 @@ def test_a_nonlinear_mixture_is_said_to_need_one():
     assert gain.verdict == "good"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_where_u_does_nothing_the_baseline_is_the_one_without_it():
     rng = np.random.default_rng(0)

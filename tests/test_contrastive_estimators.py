@@ -93,7 +93,7 @@ def test_tcl_reaches_the_entropy_of_segments_given_x():
     assert score == pytest.approx(-entropy, abs=0.01)  # standard error .002, cost of fitting 3 / 16000
 
 
-@pytest.mark.parametrize("critic", ["learned", "gaussian"])
+@pytest.mark.parametrize("critic", ["learned", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_gcl_reaches_the_information_of_a_continuous_u(critic):
     """x = sin(2πu) + noise: of 256 values of u, its own has the probability that the true density gives."""
     rng = np.random.default_rng(0)
@@ -192,6 +192,7 @@ def test_stationary_sources_are_said_to_be_of_no_use_for_tcl():
     assert "held-out log-likelihood" not in findings
 
 
+@pytest.mark.slow
 def test_series_without_memory_are_said_to_be_of_no_use_for_pcl():
     X = mixed(laplace(np.random.default_rng(0), (2000, 2)))
     with pytest.warns(DataWarning, match="no memory") as said:
@@ -199,6 +200,7 @@ def test_series_without_memory_are_said_to_be_of_no_use_for_pcl():
     assert not [w for w in said if "Gaussian" in str(w.message)]
 
 
+@pytest.mark.slow
 def test_gaussian_autoregressions_are_said_to_stay_mixed_by_pcl():
     rng = np.random.default_rng(0)
     S = np.column_stack([autoregression(rng, 3000, a, normal) for a in (0.9, 0.6)])
@@ -210,6 +212,7 @@ def test_gaussian_autoregressions_are_said_to_stay_mixed_by_pcl():
     assert findings["effect of contexts"].verdict == "good"
 
 
+@pytest.mark.slow
 def test_u_without_effect_is_said_to_be_of_no_use_for_gcl():
     rng = np.random.default_rng(0)
     with pytest.warns(DataWarning, match="own u no better"):
@@ -289,6 +292,7 @@ def test_unknown_critics_are_refused(kind):
         kind(activation="step", **QUICK).fit(rows.X, u=rows.u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "critic"), [(TCL, "learned"), (TCL, "gaussian-scale"), (GCL, "laplace")])
 def test_every_critic_takes_labels_and_numbers(kind, critic):
     rows = make_rows()

@@ -47,7 +47,7 @@ QUICK = {
     ),
 }
 # A full run of scikit-learn's checks fits some sixty times, in as many shapes.
-SLOW_CHECK = {"flow", "gcl", "ivae", "marginal-mle", "pcl", "tcl", "vae"}
+SLOW_CHECK = {"flow", "gcl", "ivae", "marginal-mle", "pcl", "tcl", "vae", "variational-em"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ EXACT = ["linear-fastica", "linear-joint-diagonalization", "flow"]
 CONTRASTIVE = ["tcl", "pcl", "gcl"]
 
 # Those that share their base class with one that is always tested, and have tests of their own.
-RELATED = {"pcl", "gcl", "marginal-mle", "variational-em"}
+RELATED = {"tcl", "pcl", "gcl", "marginal-mle", "variational-em"}
 
 
 def _each(names):
@@ -146,6 +146,7 @@ def test_grid_search_chooses_by_held_out_likelihood(rows):
     assert search.best_estimator_.transform(rows.X).shape == (180, search.best_params_["n_components"])
 
 
+@pytest.mark.slow
 def test_grid_search_over_a_flow(rows):
     search = GridSearchCV(QUICK["flow"](), {"hidden_sizes": [(), (2,)]}, cv=2, error_score="raise")
     search.fit(rows.X, rows.u)
@@ -287,6 +288,7 @@ def test_booleans_are_two_segments(rows):
     assert ica.auxiliary_.segment_names() == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_a_flow_takes_labels_by_name(rows, fitted):
     flow = QUICK["flow"](validation_fraction=0).fit(rows.X, u=NAMES[rows.u])
     other = QUICK["flow"](validation_fraction=0).fit(

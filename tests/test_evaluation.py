@@ -151,6 +151,7 @@ def test_known_thermodynamic_sums(known):
     assert_mean(right, TVO_RIGHT, 1e-3)
 
 
+@pytest.mark.slow
 def test_known_value_by_nodes_and_annealing(known):
     system, x, keys = known
     assert gauss_hermite(system, x[:2], None, keys[:2], 3).value == pytest.approx(LOG_P, abs=1e-10)
@@ -170,6 +171,7 @@ def test_known_value_by_nodes_and_annealing(known):
 # A linear Gaussian model, in which everything has a closed form ----------------------------------------
 
 
+@pytest.mark.slow
 def test_closed_forms_of_linear_models():
     rng = np.random.default_rng(0)
     weight, bias, noise = rng.normal(size=(3, 5)), rng.normal(size=5), rng.uniform(1e-3, 1, 5)
@@ -315,6 +317,7 @@ def test_methods_agree_within_two_hundredths_of_a_nat(noise):
     check_agreement(noise, 100, 5000, Annealing(1000, 32), 0.02)
 
 
+@pytest.mark.slow
 def test_a_proposal_that_is_too_narrow_is_found_out_and_survived():
     decoder = linear_decoder([[1.0, 0.5]], 0.5)
     model = LatentVariableModel(ConstantPrior(1), decoder)

@@ -240,7 +240,14 @@ def test_the_gradient_through_the_profile_is_that_at_the_fixed_best_prior(networ
     np.testing.assert_allclose(profiled, fixed, atol=5e-4)
 
 
-@pytest.mark.parametrize(("kind", "weighted"), [("profile", True), ("exact", False), ("power", True)])
+@pytest.mark.parametrize(
+    ("kind", "weighted"),
+    [
+        pytest.param("profile", True, marks=pytest.mark.slow),
+        pytest.param("exact", False, marks=pytest.mark.slow),
+        ("power", True),
+    ],
+)
 def test_blocks_of_rows_sum_to_the_whole_in_value_and_gradient(monkeypatch, flow, data, kind, weighted):
     objective = ExactLikelihood() if kind == "exact" else ProfileLikelihood(3)
     if kind == "power":  # two passes: means first, deviations from them second

@@ -233,6 +233,7 @@ def test_labels_may_be_words(data, linear):
     )
 
 
+@pytest.mark.slow
 def test_continuous_u(data):
     rng = np.random.default_rng(3)
     u = rng.uniform(-1, 1, 3000)
@@ -246,6 +247,7 @@ def test_continuous_u(data):
     assert ivae.sample(5, random_state=0)[0].shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_counts():
     rng = np.random.default_rng(0)
     sd = rng.uniform(0.3, 1.5, (10, 2))

@@ -83,6 +83,7 @@ def test_rows_that_were_not_held_out_judge_no_u():
     assert ica.fit(data.X, u=data.u).effect_of_u_ is None
 
 
+@pytest.mark.slow
 def test_a_linear_mixture_needs_no_nonlinear_model():
     rng = np.random.default_rng(1)
     u = np.repeat(np.arange(10), 150)

@@ -105,6 +105,7 @@ def two_humps(seed: int):
     return S @ np.array([[1.0, 0.6], [-0.5, 1.0]]), u, S
 
 
+@pytest.mark.slow
 def test_a_learned_base_describes_two_modes_better_than_a_gaussian():
     X, u, S = two_humps(0)
     options = {"hidden_sizes": (), "max_iter": 400, "n_restarts": 2, "random_state": 0}
@@ -116,6 +117,7 @@ def test_a_learned_base_describes_two_modes_better_than_a_gaussian():
     assert mcc(S, general.transform(X)) > 0.98
 
 
+@pytest.mark.slow
 def test_a_learned_base_works_end_to_end(rows, tmp_path):
     options = {"hidden_sizes": (2,), "max_iter": 20, "n_restarts": 1, "random_state": 0}
     ica = FlowICA(prior="general", **options).fit(rows.X, u=rows.u)

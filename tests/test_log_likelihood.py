@@ -103,6 +103,7 @@ def test_every_method_finds_the_exact_likelihood(rows, off):
     assert found["auto"].pareto_k is None
 
 
+@pytest.mark.slow
 def test_a_sandwich_encloses_the_likelihood_of_simulated_rows(rows, linear, off):
     result = off.log_likelihood(rows[:40], method="sandwich", n_temperatures=100)
     sandwich = result.sandwich

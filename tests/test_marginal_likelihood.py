@@ -124,6 +124,7 @@ def test_laplace_finds_modes_of_a_curved_model():
     assert np.all(np.asarray(found) > np.asarray(best) - 1e-3)
 
 
+@pytest.mark.slow
 def test_blocks_change_neither_value_nor_gradient(monkeypatch):
     with jax.enable_x64(True):
         model = curved_model(2, 5, 0.05)
@@ -150,6 +151,7 @@ def _with_bias(model, shift):
     return LatentVariableModel(model.prior, Decoder(network, model.likelihood.observation))
 
 
+@pytest.mark.slow
 def test_all_nodes_agree_on_a_curved_model():
     """n = 2, d = 20: nodes of every kind against a sum over a fine grid, in NumPy."""
     with jax.enable_x64(True):

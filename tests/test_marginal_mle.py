@@ -95,9 +95,7 @@ def test_linear_decoder_with_one_noise_is_probabilistic_pca(factors):
 EACH = ("gauss-hermite", "adaptive", "qmc", "importance", "monte-carlo")
 
 
-@pytest.mark.parametrize(
-    "integrator", [name if name == "qmc" else pytest.param(name, marks=pytest.mark.slow) for name in EACH]
-)
+@pytest.mark.parametrize("integrator", [pytest.param(name, marks=pytest.mark.slow) for name in EACH])
 def test_every_integrator_fits_and_says_what_it_did(factors, integrator):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -120,6 +118,7 @@ def curve():
     return np.sin(z * np.arange(1, 9) / 3) + 0.02 * rng.standard_normal((500, 8))
 
 
+@pytest.mark.slow
 def test_nodes_that_cannot_resolve_the_posteriors_are_named(curve):
     """Five fixed nodes lie far apart."""
     with pytest.warns(ConvergenceWarning, match="integrator='adaptive'"):

@@ -84,7 +84,7 @@ def saved(tmp_path, fits):
     return folder
 
 
-RELATED = ("tcl of numbers", "pcl")
+RELATED = ("tcl of numbers", "pcl", "marginal-mle", "variational-em", "ivae of numbers")
 
 
 @pytest.mark.parametrize(

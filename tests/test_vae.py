@@ -46,6 +46,7 @@ def test_isotropic_noise_is_probabilistic_pca(factors):
     assert vae.log_likelihood(factors).value == pytest.approx(expected, abs=0.005)
 
 
+@pytest.mark.slow
 def test_importance_weighted_objective_finds_the_same_maximum(factors, best):
     vae = VAE(2, objective="iwae", max_iter=2500, **OPTIONS).fit(factors)
     assert vae.log_likelihood(factors).value == pytest.approx(best, abs=0.02)
@@ -101,6 +102,7 @@ def bent(rows, seed):
     return np.stack([a, a**2 + 0.3 * b], axis=1), truth
 
 
+@pytest.mark.slow
 def test_as_many_components_as_columns_still_bend():
     # Principal components leave no residual here; a start without noise would stay near them.
     X, _ = bent(4000, 0)

@@ -67,6 +67,7 @@ def test_mixture_prior_is_the_density_that_em_found():
     np.testing.assert_allclose(np.cov(draws.T), np.cov(z.T), atol=0.12)
 
 
+@pytest.mark.slow
 def test_mixture_prior_finds_clusters_and_beats_the_normal_one(mixture_fits):
     normal, mixture = mixture_fits
     fresh, z, cluster = clustered(1000, seed=1)

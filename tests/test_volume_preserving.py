@@ -138,6 +138,7 @@ def test_a_saved_model_has_the_same_sources_and_the_report_names_the_noise(made,
     assert thin.verdict == "warning"
 
 
+@pytest.mark.slow
 def test_with_a_continuous_u_noise_does_not_depend_on_it():
     rng = np.random.default_rng(0)
     u = rng.uniform(-1, 1, 600)
