@@ -11,7 +11,7 @@ import pytest
 
 from identica.data import Dataset
 from identica.errors import NonFiniteError, Status
-from identica.training import LBFGS, Adam, Stage, compiled, fit
+from identica.training import LBFGS, Adam, Stage, compiled, fit, loop
 
 N = 50
 ROWS = np.random.default_rng(0).normal([1.0, -2.0], [1.0, 0.5], (N, 2)).astype(np.float32)
@@ -408,3 +408,21 @@ def test_restarts_remember_which_first_one_they_were_grown_from():
     nearest = np.argsort(((places - ROWS.mean(0)) ** 2).sum(1))[:2]
     assert [r["origin"] for r in result.restarts] == [int(nearest[i % 2]) for i in range(5)]
     assert [r["origin"] for r in run(first).restarts] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "improving"),
+    [
+        ([3.0, 2.0, 1.0], True),
+        ([3.0, 1.0, 0.98], False),
+        # Back from a rise to above the best, which is older: no progress.
+        ([0.6, 0.8, 0.7], False),
+        ([0.6, np.inf, 0.7], False),
+        ([0.6, np.nan, 0.3], True),
+        ([1.0], False),
+    ],
+)
+def test_progress_is_what_falls_below_all_before(held_out, improving):
+    earlier = {"stage": 0, "held_out": [9.0, 9.0]}
+    records = [earlier, *({"stage": 1, "held_out": [5.0, value]} for value in held_out)]
+    assert loop._still_improving(records, 1, 0.05) is improving

@@ -366,11 +366,15 @@ def _check_monotone(name: str, step: int, rise: float, dtype: str) -> None:
 
 
 def _still_improving(records: list[dict[str, object]], restart: int, least: float) -> bool:
-    """Whether the last chunk of the fit lowered the held-out objective by more than ``least``."""
+    """Whether the last chunk brought the held-out objective below all before it by more than ``least``.
+
+    Recovering from a rise is no progress: the best weights are kept, and those are older.
+    """
     # Of this stage only: restarts of the stage before are numbered otherwise.
-    last = [r for r in records[-2:] if r["stage"] == records[-1]["stage"]]
-    held_out = [float(r["held_out"][restart]) for r in last]  # type: ignore[index]
-    return len(held_out) == 2 and held_out[0] - held_out[1] > least
+    own = [r for r in records if r["stage"] == records[-1]["stage"]]
+    held_out = np.asarray([r["held_out"][restart] for r in own], np.float64)  # type: ignore[index]
+    before = held_out[:-1][np.isfinite(held_out[:-1])]
+    return len(before) > 0 and bool(before.min() - held_out[-1] > least)
 
 
 def _restart_status(held_out: float) -> Status:
