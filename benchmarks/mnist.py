@@ -18,6 +18,7 @@ PyTorch is not installed.
 import argparse
 import gzip
 import json
+import sys
 import time
 import warnings
 from itertools import pairwise
@@ -240,11 +241,13 @@ def main() -> None:
     results["identica, the same model"], estimator = fit_identica(
         x_train, x_test, options, shortcut=False, activation="tanh"
     )
+    results["identica, with its linear start"], _ = fit_identica(x_train, x_test, options)
+    print(json.dumps(results), file=sys.stderr)
     fitted, held_out = estimator.fit_rows_, estimator.held_out_rows_
     torch = fit_torch(x_train[fitted], x_train[held_out], x_test, options)
     if torch is not None:
         results["PyTorch, the same model"] = torch
-    results["identica, with its linear start"], _ = fit_identica(x_train, x_test, options)
+        print(json.dumps(torch), file=sys.stderr)
     extra = left_out_pixels(train, test, ~kept)
     extra_held_out = left_out_pixels(train, train[held_out], ~kept)
     what = (
