@@ -143,7 +143,8 @@ class BoundGap:
     approximation : Measured
         log p − ELBO of the best q of the family: what the family cannot follow.
     amortisation : Measured
-        ELBO of the best q − ELBO of the encoder's: what one network for all rows loses.
+        ELBO of the best q − ELBO of the encoder's: what one network for all rows loses, or what
+        Laplace's approximation does where that is the encoder.
     total : Measured
         Their sum. Where the log-likelihood is a lower bound, so are the total and the approximation gap.
     family : {"diagonal", "full"}

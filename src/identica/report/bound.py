@@ -81,7 +81,7 @@ def _gap(gap: BoundGap) -> Finding:
     text = (
         f"log p exceeds the bound by {'at least ' if lower else ''}{_with_error(gap.total)} nats per row: "
         f"{_with_error(gap.approximation)} because no {_FAMILIES[gap.family]} follows the posterior, and "
-        f"{_with_error(gap.amortisation)} because one encoder serves all rows."
+        f"{_with_error(gap.amortisation)} because the encoder's is not the best one of each row."
     )
     return Finding(
         "gap of the bound",
