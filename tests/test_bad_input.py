@@ -8,7 +8,20 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import GCL, IVAE, PCL, TCL, VAE, DataError, FlowICA, LinearICA, MarginalMLE, VariationalEM
+from identica import (
+    GCL,
+    IVAE,
+    PCL,
+    TCL,
+    VAE,
+    AdversarialICA,
+    Autoencoder,
+    DataError,
+    FlowICA,
+    LinearICA,
+    MarginalMLE,
+    VariationalEM,
+)
 from identica.errors import DataWarning
 from identica.estimators import base
 from identica.linear.whitening import Whitening
@@ -30,6 +43,8 @@ ESTIMATORS = {
     "gcl": lambda **kw: GCL(**{**SHORT, **kw}),
     "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, **kw}),
     "variational-em": lambda **kw: VariationalEM(**{**SHORT, **kw}),
+    "autoencoder": lambda **kw: Autoencoder(**{**SHORT, **kw}),
+    "adversarial": lambda **kw: AdversarialICA(**{**SHORT, **kw}),
 }
 
 
@@ -177,6 +192,14 @@ CONTRASTIVE = {
 }
 CRITIC = {"critic": [("cubic", "critic must be one of gaussian, .* got 'cubic'"), ([1], "critic")]}
 OWN = {
+    "autoencoder": CONTRASTIVE,
+    "adversarial": CONTRASTIVE
+    | {
+        "independence": [
+            (0, "independence must be a positive number, got 0"),
+            ("much", "independence must be a positive number"),
+        ]
+    },
     "tcl": CONTRASTIVE | CRITIC,
     "pcl": CONTRASTIVE,
     "gcl": CONTRASTIVE | CRITIC,

@@ -22,7 +22,20 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import identica
 from conftest import make_rows
-from identica import GCL, IVAE, PCL, TCL, VAE, FlowICA, LinearICA, MarginalMLE, NonlinearICA, VariationalEM
+from identica import (
+    GCL,
+    IVAE,
+    PCL,
+    TCL,
+    VAE,
+    AdversarialICA,
+    Autoencoder,
+    FlowICA,
+    LinearICA,
+    MarginalMLE,
+    NonlinearICA,
+    VariationalEM,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -42,12 +55,25 @@ QUICK = {
     "vae": lambda **kw: VAE(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
     "marginal-mle": lambda **kw: MarginalMLE(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
     "variational-em": lambda **kw: VariationalEM(**{**SHORT, "hidden_sizes": (), "random_state": 0, **kw}),
+    "autoencoder": lambda **kw: Autoencoder(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
+    "adversarial": lambda **kw: AdversarialICA(**{**SHORT, "hidden_sizes": (8,), "random_state": 0, **kw}),
     "nonlinear": lambda **kw: NonlinearICA(
         **{"candidates": ("fastica", "joint-diagonalization"), "random_state": 0, **kw}
     ),
 }
 # A full run of scikit-learn's checks fits some sixty times, in as many shapes.
-SLOW_CHECK = {"flow", "gcl", "ivae", "marginal-mle", "pcl", "tcl", "vae", "variational-em"}
+SLOW_CHECK = {
+    "adversarial",
+    "autoencoder",
+    "flow",
+    "gcl",
+    "ivae",
+    "marginal-mle",
+    "pcl",
+    "tcl",
+    "vae",
+    "variational-em",
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +91,11 @@ def fitted(rows):
 # Those without noise, whose likelihood is exact and whose sources are a function of X.
 EXACT = ["linear-fastica", "linear-joint-diagonalization", "flow"]
 
-# Those that model no density of X: their score compares rows with each other.
-CONTRASTIVE = ["tcl", "pcl", "gcl"]
+# Those that model no density of X: their score compares rows with each other, or is an error.
+WITHOUT_DENSITY = ["tcl", "pcl", "gcl", "autoencoder", "adversarial"]
 
 # Those that share their base class with one that is always tested, and have tests of their own.
-RELATED = {"tcl", "pcl", "gcl", "marginal-mle", "variational-em"}
+RELATED = {"adversarial", "autoencoder", "tcl", "pcl", "gcl", "marginal-mle", "variational-em"}
 
 
 def _each(names):
@@ -79,7 +105,7 @@ def _each(names):
 
 
 each = _each(QUICK)
-each_density = _each([name for name in QUICK if name not in CONTRASTIVE])
+each_density = _each([name for name in QUICK if name not in WITHOUT_DENSITY])
 each_exact = pytest.mark.parametrize("name", EXACT)
 
 
@@ -240,7 +266,7 @@ def test_units_of_columns_do_not_change_the_sources(name, fitted, rows, factor, 
     other = QUICK[name]().fit(units, u=rows.u)
     np.testing.assert_allclose(other.transform(units), fitted(name).transform(rows.X), atol=1e-4)
     # A density transforms with the volume.
-    volume = 0.0 if name in CONTRASTIVE else np.log(np.asarray(factor) * np.ones(2)).sum()
+    volume = 0.0 if name in WITHOUT_DENSITY else np.log(np.asarray(factor) * np.ones(2)).sum()
     difference = fitted(name).score(rows.X, u=rows.u) - other.score(units, u=rows.u)
     assert difference == pytest.approx(volume, abs=1e-3)
 

@@ -13,7 +13,19 @@ import pytest
 
 import identica
 from conftest import make_rows
-from identica import GCL, IVAE, PCL, TCL, VAE, FlowICA, LinearICA, MarginalMLE, VariationalEM
+from identica import (
+    GCL,
+    IVAE,
+    PCL,
+    TCL,
+    VAE,
+    AdversarialICA,
+    Autoencoder,
+    FlowICA,
+    LinearICA,
+    MarginalMLE,
+    VariationalEM,
+)
 from identica.errors import ModelFileError, StorageError
 from identica.estimators import persistence
 from identica.training import checkpoint
@@ -44,6 +56,8 @@ FITS = {
     "pcl": lambda: PCL(hidden_sizes=(8,), **QUICK).fit(FRAME),
     "gcl of numbers": lambda: GCL(hidden_sizes=(8,), **QUICK).fit(FRAME, u=NUMBERS),
     "vae": lambda: VAE(hidden_sizes=(8,), **QUICK).fit(FRAME),
+    "autoencoder": lambda: Autoencoder(1, hidden_sizes=(8,), **QUICK).fit(FRAME),
+    "adversarial": lambda: AdversarialICA(hidden_sizes=(8,), **QUICK).fit(FRAME),
     "marginal-mle": lambda: MarginalMLE(hidden_sizes=(8,), **QUICK).fit(FRAME),
     "variational-em": lambda: VariationalEM(1, hidden_sizes=(4,), max_iter=2, random_state=0).fit(FRAME),
 }
@@ -58,6 +72,8 @@ U = {
     "tcl of numbers": NUMBERS,
     "pcl": None,
     "gcl of numbers": NUMBERS,
+    "autoencoder": None,
+    "adversarial": None,
     "marginal-mle": None,
     "variational-em": None,
     "vae": None,
@@ -84,7 +100,7 @@ def saved(tmp_path, fits):
     return folder
 
 
-RELATED = ("tcl of numbers", "pcl", "marginal-mle", "variational-em", "ivae of numbers")
+RELATED = ("adversarial", "tcl of numbers", "pcl", "marginal-mle", "variational-em", "ivae of numbers")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from identica import metrics as metrics
     from identica.errors import DataError as DataError
     from identica.errors import IdenticaError as IdenticaError
+    from identica.estimators.adversarial_ica import AdversarialICA as AdversarialICA
+    from identica.estimators.autoencoder import Autoencoder as Autoencoder
     from identica.estimators.flow_ica import FlowICA as FlowICA
     from identica.estimators.gaussian_mixture import GaussianMixture as GaussianMixture
     from identica.estimators.gcl import GCL as GCL
@@ -38,6 +40,8 @@ _PUBLIC = {
     "TCL": "identica.estimators.tcl",
     "PCL": "identica.estimators.pcl",
     "GCL": "identica.estimators.gcl",
+    "AdversarialICA": "identica.estimators.adversarial_ica",
+    "Autoencoder": "identica.estimators.autoencoder",
     "NonlinearICA": "identica.estimators.nonlinear_ica",
     "load": "identica.estimators.persistence",
     "segments": "identica.series.labels",

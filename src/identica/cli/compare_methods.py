@@ -58,6 +58,8 @@ METHODS = (
     Method("tcl", "TCL", needs="discrete u", takes_u=True, usual=False),
     Method("gcl", "GCL", needs="u", takes_u=True, usual=False),
     Method("pcl", "PCL", needs="sequence", usual=False),
+    Method("autoencoder", "Autoencoder", usual=False),
+    Method("adversarial", "AdversarialICA", usual=False),
 )
 
 

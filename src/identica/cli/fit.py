@@ -10,7 +10,9 @@ from cyclopts import Parameter, validators
 from identica.cli.output import Common, UsageError, emit, plain, say, short_warnings
 from identica.cli.runs import Run, to_toml, versions
 
-Method = Literal["flow", "ivae", "auto", "tcl", "gcl", "vae", "mle", "em", "linear"]
+Method = Literal[
+    "flow", "ivae", "auto", "tcl", "gcl", "vae", "mle", "em", "autoencoder", "adversarial", "linear"
+]
 _CLASSES = {
     "flow": "FlowICA",
     "ivae": "IVAE",
@@ -20,6 +22,8 @@ _CLASSES = {
     "vae": "VAE",
     "mle": "MarginalMLE",
     "em": "VariationalEM",
+    "autoencoder": "Autoencoder",
+    "adversarial": "AdversarialICA",
     "linear": "LinearICA",
 }
 _NEEDS_U = ("flow", "ivae", "auto", "tcl", "gcl")
@@ -75,7 +79,8 @@ def fit(
     method
         flow: exact likelihood, no noise. ivae: noise, or more columns than sources. auto: linear methods, flow
         and ivae, of which held-out likelihood keeps the best. tcl, gcl: contrastive, no likelihood.
-        vae, mle, em (density models whose sources are not identified) and linear need no --u.
+        vae, mle, em (density models whose sources are not identified), autoencoder, adversarial (controls
+        without likelihood, not identified either) and linear need no --u.
     restarts
         Number of starts from different random values.
     max_iter

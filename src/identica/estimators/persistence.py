@@ -25,6 +25,8 @@ _NOT_SAVED = ("callbacks", "checkpoint", "_checkpoint", "_checkpoints")
 
 def estimator_classes() -> dict[str, type]:
     """The classes that a saved model may name."""
+    from identica.estimators.adversarial_ica import AdversarialICA
+    from identica.estimators.autoencoder import Autoencoder
     from identica.estimators.flow_ica import FlowICA
     from identica.estimators.gaussian_mixture import GaussianMixture
     from identica.estimators.gcl import GCL
@@ -40,6 +42,8 @@ def estimator_classes() -> dict[str, type]:
     return {
         c.__name__: c
         for c in (
+            AdversarialICA,
+            Autoencoder,
             FlowICA,
             GCL,
             GaussianMixture,

@@ -12,6 +12,7 @@ from identica.report.baseline import held_out_scores
 from identica.report.bound import bound
 from identica.report.contents import ReportContents
 from identica.report.contrast import contrast
+from identica.report.control import UNIT, control
 from identica.report.integration import integration
 from identica.report.neighbours import neighbours
 
@@ -57,8 +58,9 @@ def collect(
     used = np.setdiff1d(np.arange(len(x)), gross)
     n = int(estimator.n_components_)
     ids = estimator._series(sequence, len(x))
-    # Contrastive methods have no likelihood to compare with that of linear ICA.
-    contrasts = contrast(estimator, names)
+    # Contrastive methods and controls have no likelihood to compare with that of linear ICA.
+    controls = control(estimator)
+    contrasts = contrast(estimator, names) or controls
     scores = None if contrasts else held_out_scores(estimator, x, u, ids)
     status: Status = estimator.status_
     name = type(estimator).__name__
@@ -73,7 +75,10 @@ def collect(
         finding
         for finding in (
             learned.choice(candidates),
-            statements.restarts(list(estimator.restarts_), n) if name != "LinearICA" else None,
+            # Where sources are not determined, equal objectives are no agreement.
+            statements.restarts(list(estimator.restarts_), n)
+            if name != "LinearICA" and not controls
+            else None,
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
             else None,
@@ -121,6 +126,7 @@ def collect(
             "seed": int(estimator.seed_),
             "steps": int(estimator.n_iter_),
             "seconds": float(estimator.fit_seconds_),
+            **({"objective": UNIT} if controls else {}),
         },
         findings=tuple(findings),
         sources=pd.DataFrame(sources, columns=names),
@@ -134,7 +140,15 @@ def collect(
 
 
 def _uses_u(name: str) -> bool:
-    return name not in ("VAE", "LinearICA", "MarginalMLE", "PCL", "VariationalEM")
+    return name not in (
+        "AdversarialICA",
+        "Autoencoder",
+        "VAE",
+        "LinearICA",
+        "MarginalMLE",
+        "PCL",
+        "VariationalEM",
+    )
 
 
 def _statistics(estimator: Any) -> int:

@@ -30,7 +30,9 @@ def section(contents: ReportContents) -> Section | None:
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
         ax.margins(x=0.08, y=0.15)
-        ax.set_xlabel("held-out objective, nats per row (left is better)")
+        ax.set_xlabel(
+            f"held-out objective, {contents.facts.get('objective', 'nats per row')} (left is better)"
+        )
         figure = Markup(drawing.svg())
     found = next((f for f in contents.findings if f.name == "agreement of restarts"), None)
     html = render("restarts", records=records, figure=figure, finding=found)

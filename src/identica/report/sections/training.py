@@ -45,7 +45,11 @@ def section(contents: ReportContents) -> Section | None:
     values = np.concatenate(shown) if any(map(len, shown)) else np.zeros(1)
     low, high = float(values.min()), float(np.percentile(values, 92))
     margin = 0.06 * max(high - low, 1e-6)
-    ax.set(xlabel="training step", ylabel="objective, nats per row", ylim=(low - margin, high + margin))
+    ax.set(
+        xlabel="training step",
+        ylabel=f"objective, {contents.facts.get('objective', 'nats per row')}",
+        ylim=(low - margin, high + margin),
+    )
     ax.set_xlim(0, max(start, 1))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.legend(loc="upper right", frameon=False, labelcolor=INK)
