@@ -156,7 +156,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             If the objective was never finite.
         """
         started = time.perf_counter()
-        X = check_observations(self, X, reset=True)
+        X = check_observations(self, X, reset=True, unknown=self._takes_unknown())
         fraction = check_fraction(self.validation_fraction)
         check_count("max_iter", self.max_iter)
         check_callbacks(self.callbacks)
@@ -172,20 +172,14 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         codes = encoded if encoder is not None and encoder.kind == "discrete" else None
         if encoder is not None and codes is not None:
             check_segments(encoder, codes[usable])
-        fit_rows, held_out_rows = held_out_split(
-            len(usable),
-            fraction,
-            named_rng(self.seed_, "held out"),
-            codes=None if codes is None else codes[usable],
-            sequence=None if ids is None else ids[usable],
-        )
+        fit_rows, held_out_rows = self._split(usable, fraction, codes, ids)
         if codes is not None:
             fit_rows = fit_rows[self._order(codes[usable][fit_rows])]
         self.fit_rows_, self.held_out_rows_ = usable[fit_rows], usable[held_out_rows]
         # A column may vary in a single row, and that row be held out.
         check_variation(self, X[self.fit_rows_], where=" among the fitted rows")
         self.auxiliary_ = encoder
-        self.whitening_ = Whitening.from_rows(X[self.fit_rows_], self._n_scores())
+        self.whitening_ = self._whiten(X[self.fit_rows_])
         self.n_components_ = self.whitening_.n_components
         with precision_of(self.precision) as dtype:
             problem = self._problem(X, encoded, ids, encoder, dtype)
@@ -223,9 +217,28 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Principal components that the model sees; None for as many as X has rank."""
         return self.n_components
 
+    def _takes_unknown(self) -> bool:
+        """Whether entries of X may be NaN."""
+        return False
+
+    def _whiten(self, X: FloatArray) -> Whitening:
+        return Whitening.from_rows(X, self._n_scores())
+
     def _series(self, sequence: Any, n_rows: int) -> IntArray | None:
         """Time series of each row (N,), or None where rows have no order."""
         return check_sequence(sequence, n_rows)
+
+    def _split(
+        self, usable: IntArray, fraction: float, codes: IntArray | None, ids: IntArray | None
+    ) -> tuple[IntArray, IntArray]:
+        """Which of the usable rows are fitted and which held out, as places among them."""
+        return held_out_split(
+            len(usable),
+            fraction,
+            named_rng(self.seed_, "held out"),
+            codes=None if codes is None else codes[usable],
+            sequence=None if ids is None else ids[usable],
+        )
 
     def _open_checkpoint(
         self, X: FloatArray, encoded: np.ndarray | None, ids: IntArray | None
@@ -332,7 +345,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """New rows as float64, and the type in which results go back."""
         check_is_fitted(self)
         dtype = np.dtype(np.float32) if getattr(X, "dtype", None) == np.float32 else np.dtype(np.float64)
-        return check_observations(self, X, reset=False), dtype
+        return check_observations(self, X, reset=False, unknown=self._takes_unknown()), dtype
 
     def log_likelihood(self, X: Any, y: Any = None, *, u: Any = None, method: str = "auto") -> LogLikelihood:
         """Mean log-likelihood of rows with its standard error, nats per row."""
@@ -355,6 +368,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self._requires_u
+        tags.input_tags.allow_nan = self._takes_unknown()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

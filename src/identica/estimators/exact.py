@@ -137,7 +137,7 @@ class ExactEstimator(SourceEstimator):
             table = Table(table.raw[:known], table.log_shares[:known])
             prior = ModulatedPrior(prior.family, table)
             system = FlowModel(system.demixer, system.family, prior)
-        elif isinstance(system.prior, ModulatedPrior):
+        elif isinstance(system.prior, ModulatedPrior) and problem.encoder is not None:
             # Rows without u are averaged over values of u that occurred, not over padding.
             own = eqx.tree_at(
                 lambda p: p.parameters.examples, system.prior, data.u[: min(problem.n_rows, GROWTH_ROWS)]
@@ -159,7 +159,9 @@ class ExactEstimator(SourceEstimator):
         z, held_out = z[: problem.n_rows].astype(np.float64), z[problem.n_rows :]
         orientation = Orientation.from_rows(z, self.whitening_.standardize(X, grid=True))
         effect = None
-        if isinstance(system.prior, ModulatedPrior) and n_held_out >= FEWEST_JUDGED:
+        # States that were inferred from the rows themselves would have an effect on anything.
+        known = problem.encoder is not None and n_held_out >= FEWEST_JUDGED
+        if known and isinstance(system.prior, ModulatedPrior):
             u = np.asarray(problem.held_out.u[:n_held_out])  # type: ignore[union-attr]
             effect = effect_of_u(system.prior, held_out, u, named_rng(self.seed_, "shuffled u"))
         system, order = self._separate(system, problem, z, held_out, effect, orientation.order)

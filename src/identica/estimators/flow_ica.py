@@ -8,7 +8,7 @@ import numpy as np
 from identica.data import interleaved
 from identica.errors import DataError
 from identica.estimators.base import Problem
-from identica.estimators.exact import FEWEST_JUDGED, JUDGED_ROWS, ExactEstimator, clear_effects
+from identica.estimators.exact import FEWEST_JUDGED, JUDGED_ROWS, clear_effects
 from identica.estimators.flow_stages import (
     BATCH_SIZE,
     ROWS_PER_SEGMENT,
@@ -16,6 +16,8 @@ from identica.estimators.flow_stages import (
     affordable_layers,
     refinable,
 )
+from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
+from identica.estimators.hidden_states import HiddenStateEstimator
 from identica.estimators.noise_directions import (
     check_number,
     common_density,
@@ -46,11 +48,12 @@ _FAMILIES: dict[str, Callable[[int], Family]] = {
     "laplace": lambda n: LaplaceScale(),
     "generalized-gaussian": PowerLocationScale.gaussian,
     "general": LearnedBase.gaussian,
+    "hmm": lambda n: GaussianLocationScale(),
 }
 """Families of n components; those with a learned shape begin as Gaussians."""
 
 
-class FlowICA(ExactEstimator):
+class FlowICA(HiddenStateEstimator):
     """Nonlinear ICA by the exact likelihood of an invertible network, for noiseless mixtures.
 
     The model is x = f(z) with independent sources z_i given u. For a discrete u the best prior of
@@ -71,13 +74,16 @@ class FlowICA(ExactEstimator):
         determinant is the same everywhere, with as many latents as X has linearly independent columns. Those
         that u modulates are sources; the others are noise, with one density for all u. It suits sensors
         that are more than the sources, when the noise is mixed in nonlinearly or n is not known.
-    prior : {"auto", "gaussian", "gaussian-scale", "laplace", "generalized-gaussian", "general"}
+    prior : {"auto", "gaussian", "gaussian-scale", "laplace", "generalized-gaussian", "general", "hmm"}
         Distribution of each source given u. ``"auto"``, which at present is ``"generalized-gaussian"``, has
         a location and a scale modulated by u and learns the shape: a generalised Gaussian whose power (1 is
         Laplace, 2 is Gaussian) is a parameter of each source. ``"general"`` learns a whole base measure,
         which may be lopsided or have several modes. The others fix the shape: Gaussian with mean and
         variance modulated by u, Gaussian with modulated variance only, or Laplace with modulated scale
-        about 0.
+        about 0. ``"hmm"`` is for time series without u: the hidden state of a Markov chain takes its place, with
+        a Gaussian of each source per state; rows are in order of time (`predict_states`, `state_probabilities`).
+    n_states : int or None
+        Hidden states with ``prior="hmm"``; None takes one more than twice the components.
     hidden_sizes : tuple of int or None
         One entry per hidden layer of the network. An invertible network has as many units in every
         layer as there are components, so only the number of entries matters, and they must equal
@@ -122,6 +128,10 @@ class FlowICA(ExactEstimator):
         error: the mean of log p(z_i|u) − log p(z_i) over held-out rows, sources first. Otherwise None.
     fit_rows_, held_out_rows_, gross_rows_ : int arrays
         Rows that were fitted, held out, and left out as gross spikes.
+    states_ : int array (N,)
+        With ``prior="hmm"``, the most probable path of hidden states, numbered from the most frequent one.
+    transition_matrix_ : array (n_states, n_states)
+        With ``prior="hmm"``, the probabilities of moving from one state to another between two rows.
     seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_
 
     References
@@ -130,6 +140,7 @@ class FlowICA(ExactEstimator):
     1 to 3. Sorrenson, Rother, Köthe (2020), Disentanglement by nonlinear ICA with general
     incompressible-flow networks. Li, Hooi, Lee (2020), Identifying through flows for recovering
     latent representations. Dinh, Sohl-Dickstein, Bengio (2017), Density estimation using Real NVP.
+    Hälvä, Hyvärinen (2020), Hidden Markov nonlinear ICA: unsupervised learning from nonstationary time series.
 
     Examples
     --------
@@ -146,6 +157,7 @@ class FlowICA(ExactEstimator):
         *,
         volume: str = "free",
         prior: str = "auto",
+        n_states: int | None = None,
         hidden_sizes: tuple[int, ...] | None = None,
         max_iter: int = 2500,
         n_restarts: int = 8,
@@ -159,6 +171,7 @@ class FlowICA(ExactEstimator):
         self.n_components = n_components
         self.volume = volume
         self.prior = prior
+        self.n_states = n_states
         self.hidden_sizes = hidden_sizes
         self.max_iter = max_iter
         self.n_restarts = n_restarts
@@ -187,12 +200,18 @@ class FlowICA(ExactEstimator):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
         family = _FAMILIES[self.prior](n)
+        if self._hidden and self._preserving:
+            raise ValueError("prior='hmm' needs volume='free', got volume='preserving'")
+        if self.n_states is not None and not self._hidden:
+            raise ValueError(f"n_states={self.n_states!r} is for prior='hmm', got prior={self.prior!r}")
         if not problem.discrete and self.prior in ("gaussian-scale", "laplace"):
             raise DataError(
                 f"prior={self.prior!r} needs labels as u, got a continuous u; use prior='auto', 'gaussian' or "
                 "'general', or cut u into bins"
             )
         n_segments = problem.n_segments if problem.discrete else 0
+        if self._hidden:
+            n_segments = self._n_hidden_states(n)
         restarts = check_count("n_restarts", self.n_restarts)
         if self._preserving:
             check_number(self.n_components, n, len(self.held_out_rows_), FEWEST_JUDGED)
@@ -200,7 +219,8 @@ class FlowICA(ExactEstimator):
             self.n_layers_ = couplings + 1
             return VolumePlan(couplings, units, n, family, n_segments, self.max_iter, restarts)
         self.n_layers_ = self._choose_layers(problem)
-        return FlowPlan(
+        plan = HiddenMarkovPlan if self._hidden else FlowPlan
+        return plan(
             n_layers=self.n_layers_,
             n_components=n,
             family=family,

@@ -106,7 +106,7 @@ class FlowPlan:
             stages.append(
                 Stage(
                     name=f"{depth} layer{'s' if depth > 1 else ''}",
-                    prepare=self._create if depth == depths[0] else _grow,
+                    prepare=self._create if depth == depths[0] else grow,
                     objective=objective,
                     evaluate=evaluate,
                     solver=Adam(rate=2e-2, b2=0.99, clip=5.0),
@@ -120,8 +120,8 @@ class FlowPlan:
         if self.refined:
             steps = max(1, round(self.max_iter * _REFINEMENT))
             adam = Adam(rate=1e-2, b2=0.99, clip=5.0)
-            refine = Stage("refinement", _refine, objective, evaluate, adam, steps, patience=_PATIENCE)
-            stages.append(replace(refine, batch_size=self.batch_size))
+            refinement = Stage("refinement", refine, objective, evaluate, adam, steps, patience=_PATIENCE)
+            stages.append(replace(refinement, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
         last = Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50)
         stages.append(replace(last, batch_size=POLISHED_ROWS))
@@ -175,7 +175,8 @@ def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> Invert
     return InvertibleNetwork.random(n, n_layers, key=key, most_layers=most_layers)
 
 
-def _grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+def grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    """``prepare`` of one more layer that changes hardly anything."""
     if system is None:
         raise ValueError("there is nothing to grow before the first stage")
     system.network.check_room()
@@ -187,18 +188,20 @@ def _grown_flow(system: FlowModel, x: Array, key: Key) -> FlowModel:
     return FlowModel(system.network.grown(x.T, key=key), system.family, system.prior)
 
 
-def _refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+def refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    """``prepare`` of couplings that change hardly anything."""
     if system is None:
         raise ValueError("there is nothing to refine before the first stage")
     network = system.network
     if system.prior is None:  # otherwise the prior sets the scale
-        network = _standardised(network, data.head(GROWTH_ROWS).x)
+        network = standardised(network, data.head(GROWTH_ROWS).x)
     couplings = CouplingStack.random(system.n_components, _COUPLINGS, _UNITS, key=key)
     return _with_demixer(system, RefinedNetwork(network, couplings))
 
 
 @eqx.filter_jit
-def _standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
+def standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
+    """The network whose outputs on rows x (B, n) have mean 0 and variance 1."""
     z, _ = network(x.T)
     sd = z.std(1)
     return network.followed_by(jnp.diag(1 / sd), -z.mean(1) / sd)

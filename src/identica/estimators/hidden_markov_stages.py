@@ -1,0 +1,188 @@
+"""Recipe of `FlowICA(prior="hmm")`: states of plain Gaussians first, then networks that grow on them."""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.cluster import KMeans
+
+from identica.conditionals.hidden_markov import GaussianStates
+from identica.data import Dataset
+from identica.estimators.flow_stages import (
+    GROWTH_ROWS,
+    POLISHED_ROWS,
+    FlowPlan,
+    grow,
+    refine,
+    standardised,
+)
+from identica.models.flow import FlowModel
+from identica.models.hidden_markov import TaughtFlow
+from identica.objectives.hidden_markov import (
+    HeldOutHiddenMarkov,
+    HeldOutStates,
+    HeldOutTaught,
+    HiddenMarkovLikelihood,
+    Pieces,
+    StatesLikelihood,
+    StatesUpdate,
+    TaughtProfile,
+    with_own_states,
+)
+from identica.series.hidden_markov import Posterior
+from identica.training import EM, LBFGS, Adam, Stage
+from identica.training.loop import MONITOR_ROWS
+from identica.typing import Array, Key
+
+STATE_STEPS, _STATE_GAIN = 150, 1e-4
+"""Most steps of EM that find the first states, and the gain of ten, nats per row, for which they go on."""
+
+_WINDOWS = (25, 10)
+"""Rows of the windows whose clusters are the first states, by turns over restarts."""
+
+_OWN_STEPS = 10
+"""Steps of EM of the sources' own prior before the network moves again."""
+
+_SHARES, _LATER_SHARE, _POLISH = {1: 4, 2: 4, 3: 5}, 8, 0.06
+_REFINEMENT, _PATIENCE = 0.6, 4
+"""As in `FlowPlan`."""
+
+
+@dataclass(frozen=True)
+class HiddenMarkovPlan(FlowPlan):
+    """What the stages of a flow with hidden states depend on; ``n_segments`` is the number K of states.
+
+    Attributes
+    ----------
+    taught : int
+        Depth up to which networks are trained on the states that Gaussians of x tell; deeper ones maximise
+        the exact likelihood, states included.
+    """
+
+    taught: int = 4
+
+    def stages(self) -> list[Stage]:
+        """States of x by EM; growth on them; growth under the exact likelihood; refinement and polish."""
+        states = Stage(
+            "states", _Clusters(self.n_segments), StatesLikelihood(), HeldOutStates(),
+            EM(StatesUpdate(MONITOR_ROWS)), STATE_STEPS, self.restarts, max(1, self.restarts // 4),
+            chunk=10, patience=2, tolerance=_STATE_GAIN,
+        )  # fmt: skip
+        depths = list(range(min(self.first_depth, self.n_layers), self.n_layers + 1))
+        plan = [(depth, depth <= self.taught) for depth in depths]
+        if plan[-1][1]:  # the last stage is always under the exact likelihood
+            plan = [*plan[:-1], (depths[-1], len(plan) == 1), (depths[-1], False)][: max(2, len(plan))]
+        shares = [_SHARES.get(depth, _LATER_SHARE) for depth, _ in plan]
+        adam = Adam(rate=2e-2, b2=0.99, clip=5.0)
+        stages, own = [states], False
+        for place, ((depth, taught), share) in enumerate(zip(plan, shares, strict=True)):
+            last = place == len(plan) - 1
+            begins = place == 0
+            grown = not begins and depth > plan[place - 1][0]
+            keep = 1 if last else self.restarts if place < len(plan) - 2 else -(-self.restarts // 2)
+            objective = TaughtProfile() if taught else HiddenMarkovLikelihood()
+            evaluate = HeldOutTaught() if taught else HeldOutHiddenMarkov()
+            name = f"{depth} layer{'s' if depth > 1 else ''}" + ("" if taught else ", own states")
+            prepare = self._begin if begins else _Next(grown, not taught and not own)
+            steps = max(1, round(self.max_iter * share / sum(shares)))
+            stages.append(
+                Stage(name, prepare, objective, evaluate, adam, steps, self.restarts, keep, self.batch_size)  # type: ignore[arg-type]
+            )
+            own = not taught
+        objective, evaluate = HiddenMarkovLikelihood(), HeldOutHiddenMarkov()
+        if self.refined:
+            steps = max(1, round(self.max_iter * _REFINEMENT))
+            refinement = Stage(
+                "refinement", refine, objective, evaluate, Adam(1e-2, b2=0.99, clip=5.0), steps
+            )
+            stages.append(replace(refinement, batch_size=self.batch_size, patience=_PATIENCE))
+        settle = self._decided(evaluate) if self.refined else _unchanged
+        polish = Stage("polish", settle, objective, evaluate, LBFGS(), max(1, round(self.max_iter * _POLISH)))
+        stages.append(replace(polish, chunk=50, batch_size=POLISHED_ROWS))
+        return stages
+
+    def _begin(self, system: GaussianStates | None, data: Dataset, key: Key) -> TaughtFlow:
+        """A random network taught by the states found."""
+        if system is None:
+            raise ValueError("a network needs states to be taught by")
+        return TaughtFlow(self._create(None, data, key), system)
+
+
+@dataclass(frozen=True)
+class _Next:
+    """``prepare`` of a network that may grow, and may leave its teacher for states of its own."""
+
+    grows: bool
+    leaves: bool
+
+    def __call__(
+        self, system: TaughtFlow | FlowModel | None, data: Dataset, key: Key
+    ) -> TaughtFlow | FlowModel:
+        if system is None:
+            raise ValueError("there is nothing to grow before the first stage")
+        if isinstance(system, FlowModel):
+            return grow(system, data, key) if self.grows else system
+        flow = grow(system.flow, data, key) if self.grows else system.flow
+        system = TaughtFlow(flow, system.teacher)
+        return _own(system, data.head(MONITOR_ROWS)) if self.leaves else system
+
+
+@eqx.filter_jit
+def _own(system: TaughtFlow, data: Dataset) -> FlowModel:
+    flow = system.flow
+    # The prior sets the scale from here on.
+    network = standardised(flow.network, data.head(GROWTH_ROWS).x)
+    flow = FlowModel(network, flow.family, flow.prior)
+    return with_own_states(TaughtFlow(flow, system.teacher), data, _OWN_STEPS)
+
+
+def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    if system is None:
+        raise ValueError("there is nothing to polish before the first stage")
+    return system
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """``prepare`` of Gaussian states from clusters of short windows, by their means and covariances."""
+
+    n_states: int
+
+    def __call__(self, system: object, data: Dataset, key: Key) -> GaussianStates:
+        data = data.head(MONITOR_ROWS)
+        seed, choice = (int(v) for v in np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1)))
+        codes = _window_clusters(data, self.n_states, _WINDOWS[choice % 2], seed)
+        return _states_of(data, jnp.asarray(codes), self.n_states)
+
+
+def _window_clusters(data: Dataset, n_states: int, window: int, seed: int) -> np.ndarray:
+    """Cluster (N,) of the window that each row lies in; windows are shorter where rows are few."""
+    x = np.asarray(data.x, np.float64)
+    weight = np.ones(len(x)) if data.weight is None else np.asarray(data.weight, np.float64)
+    window = int(max(1, min(window, weight.sum() // (2 * n_states))))
+    starts = np.arange(0, len(x), window)
+    counts = np.maximum(np.add.reduceat(weight, starts), 1.0)[:, None]
+    mean = np.add.reduceat(x * weight[:, None], starts) / counts
+    upper = np.triu_indices(x.shape[1])
+    deviation = x - np.repeat(mean, window, axis=0)[: len(x)]
+    products = (deviation[:, upper[0]] * deviation[:, upper[1]]) * weight[:, None]
+    covariance = np.add.reduceat(products, starts) / counts
+    # Square roots: variances of windows span orders of magnitude.
+    spread = np.sign(covariance) * np.sqrt(np.abs(covariance))
+    features = np.concatenate([mean, spread], axis=1)
+    clustering = KMeans(min(n_states, len(features)), init="k-means++", n_init="auto", random_state=seed)
+    codes = clustering.fit_predict(features)
+    return np.repeat(codes, window)[: len(x)]
+
+
+@eqx.filter_jit
+def _states_of(data: Dataset, codes: Array, n_states: int) -> GaussianStates:
+    cut = Pieces(data)
+    probabilities = jax.nn.one_hot(cut.of(codes), n_states, dtype=data.x.dtype) * cut.weight[..., None]
+    inside = jnp.where(cut.first[1:, :, None], 0.0, probabilities[1:])
+    moves = jnp.einsum("lbi,lbj->ij", probabilities[:-1], inside)
+    starts = jnp.where(cut.first[..., None], probabilities, 0.0).sum((0, 1)) + probabilities[0].sum(0)
+    found = Posterior(cut.weight, probabilities, starts, moves)
+    return GaussianStates.from_posterior(cut.of(data.x), found)
