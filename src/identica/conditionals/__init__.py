@@ -10,6 +10,7 @@ from identica.conditionals.encoders import (
     log_evidence,
     posterior_of,
 )
+from identica.conditionals.hidden_markov import HiddenMarkovPrior
 from identica.conditionals.laplace import LaplaceEncoder
 from identica.conditionals.mixture import GaussianMixturePrior, MixturePrior
 from identica.conditionals.observations import (
@@ -43,6 +44,7 @@ __all__ = [
     "Features",
     "GaussianMixturePrior",
     "GaussianObservation",
+    "HiddenMarkovPrior",
     "LaplaceEncoder",
     "MixturePrior",
     "ModulatedPrior",
