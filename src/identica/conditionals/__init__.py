@@ -10,6 +10,7 @@ from identica.conditionals.encoders import (
     log_evidence,
     posterior_of,
 )
+from identica.conditionals.flow_posterior import FlowPosterior
 from identica.conditionals.hidden_markov import HiddenMarkovPrior
 from identica.conditionals.laplace import LaplaceEncoder
 from identica.conditionals.mixture import GaussianMixturePrior, MixturePrior
@@ -42,6 +43,7 @@ __all__ = [
     "Evidence",
     "Factor",
     "Features",
+    "FlowPosterior",
     "GaussianMixturePrior",
     "GaussianObservation",
     "HiddenMarkovPrior",

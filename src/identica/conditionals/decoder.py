@@ -4,6 +4,7 @@ import numpyro.distributions as dist
 
 from identica.conditionals.base import Conditional
 from identica.conditionals.observations import Observation
+from identica.networks.flow_mixing import FlowMixing
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
@@ -13,13 +14,13 @@ class Decoder(Conditional):
 
     Attributes
     ----------
-    network : MultilayerPerceptron
+    network : MultilayerPerceptron or FlowMixing
         n inputs, as many outputs as the observation model needs.
     observation : Observation
         Family of x given the outputs.
     """
 
-    network: MultilayerPerceptron
+    network: MultilayerPerceptron | FlowMixing
     observation: Observation
 
     @classmethod

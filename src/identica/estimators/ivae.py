@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identica.conditionals import Features
+from identica.conditionals import Features, Observation
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
 from identica.estimators.flow_ica import FlowICA
+from identica.estimators.ivae_flow_decoder import FlowDecoderPlan, allowed
 from identica.estimators.ivae_stages import IVAEPlan
-from identica.estimators.ivae_start import linear_start
+from identica.estimators.ivae_start import encoder_features, linear_start
 from identica.estimators.validation import check_count, check_sizes
 from identica.estimators.variance_profiles import inseparable_pairs, profile_distances
 from identica.estimators.variational import VariationalEstimator
@@ -57,8 +58,13 @@ class IVAE(VariationalEstimator):
         Variance of Gaussian noise, with ``likelihood="gaussian"`` only: one for each column, one for all, or
         a function of z (one per row, or one per column and row), or a fixed number in units of the
         standardised columns.
+    decoder : {"auto", "network", "flow"}
+        From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
+        and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
+        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
     hidden_sizes : tuple of int
-        Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
+        Units of each hidden layer of the encoder and of the decoder, where they are networks; ``()`` is a
+        linear model.
     max_iter : int
         Optimiser steps over all stages.
     n_restarts : int
@@ -124,6 +130,7 @@ class IVAE(VariationalEstimator):
         prior: str = "gaussian",
         likelihood: str = "gaussian",
         noise: str | float = "diagonal",
+        decoder: str = "auto",
         hidden_sizes: tuple[int, ...] = (64, 64),
         max_iter: int = 6000,
         n_restarts: int = 8,
@@ -138,6 +145,7 @@ class IVAE(VariationalEstimator):
         self.prior = prior
         self.likelihood = likelihood
         self.noise = noise
+        self.decoder = decoder
         self.hidden_sizes = hidden_sizes
         self.max_iter = max_iter
         self.n_restarts = n_restarts
@@ -179,6 +187,20 @@ class IVAE(VariationalEstimator):
                 "set n_components to the number of sources you expect"
             )
         observation = self._observation(problem)
+        if self._flow_decodes(problem, observation):
+            x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
+            return FlowDecoderPlan(
+                features=encoder_features(x, n, dtype=problem.data.x.dtype),
+                observation=observation,  # type: ignore[arg-type]
+                family=_FAMILIES[self.prior],
+                n_components=n,
+                n_segments=problem.n_segments if problem.discrete else 0,
+                max_iter=self.max_iter,
+                restarts=check_count("n_restarts", self.n_restarts),
+                n_rows=problem.n_rows,
+                held_out=problem.held_out,
+                teacher=self._teacher(problem) if problem.discrete else None,
+            ).stages()
         plan = IVAEPlan(
             start=linear_start(problem, **self._encoding(observation)),
             observation=observation,
@@ -196,6 +218,28 @@ class IVAE(VariationalEstimator):
             teacher=self._teacher(problem),
         )
         return plan.stages()
+
+    def _flow_decodes(self, problem: Problem, observation: Observation) -> bool:
+        """Whether the decoder is the inverse of a flow."""
+        if self.decoder not in ("auto", "network", "flow"):
+            raise ValueError(f"decoder must be 'auto', 'network' or 'flow', got {self.decoder!r}")
+        if self.decoder == "network":
+            return False
+        n, d = problem.n_components, problem.data.x.shape[1]
+        if not problem.discrete and self.prior != "gaussian":
+            return False
+        linear = check_sizes(self.hidden_sizes) == ()
+        fits = allowed(observation, n, d, problem.n_rows, linear)
+        if self.decoder == "auto" and problem.data.weight is not None:
+            return False  # few rows determine no flow of full depth
+        if self.decoder == "flow" and not fits:
+            raise DataError(
+                "decoder='flow' needs as many components as columns (2 or more), Gaussian noise that is the same for "
+                f"all rows, hidden layers, and more than a few rows; got {n} components, {d} columns, "
+                f"likelihood={self.likelihood!r}, noise={self.noise!r}, hidden_sizes={self.hidden_sizes} and "
+                f"{problem.n_rows} rows; use decoder='network'"
+            )
+        return fits
 
     def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
         super()._report_collapse(mean, variance, codes)

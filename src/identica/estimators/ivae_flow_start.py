@@ -54,7 +54,9 @@ def flow_start(
         restarts=min(FLOW_RESTARTS, restarts),
     )
     # Without the polish: an approximate flow is start enough.
-    stages = [_on_scores(s, features, n_components) for s in plan.stages() if not isinstance(s.solver, LBFGS)]
+    stages = [
+        on_scores_of(s, features, n_components) for s in plan.stages() if not isinstance(s.solver, LBFGS)
+    ]
 
     def enrol(system: FlowTeacher | None, data: Dataset, key: Key) -> Pupil:
         if teacher is not None:
@@ -90,7 +92,7 @@ def continue_with(which: str, create: Any) -> Any:
     return prepare
 
 
-def _on_scores(stage: Stage, features: Features, n: int) -> Stage:
+def on_scores_of(stage: Stage, features: Features, n: int, prefix: str = "flow start, ") -> Stage:
     """A stage of a flow as a stage of a teacher, which sees the scores of x."""
     prepare_flow = stage.prepare
 
@@ -101,7 +103,7 @@ def _on_scores(stage: Stage, features: Features, n: int) -> Stage:
 
     return replace(
         stage,
-        name=f"flow start, {stage.name}",
+        name=f"{prefix}{stage.name}",
         prepare=prepare,
         objective=OnScores(stage.objective),
         evaluate=HeldOutOnScores(stage.evaluate),

@@ -230,7 +230,9 @@ class IVAEPlan:
             x = np.asarray(data.x, np.float64)[:rows]
             weight, bias, observation = self.observation.linear_start(z[:rows], x)
             decoder = Decoder.random(n, self.hidden_sizes, self.n_columns, observation, key=decoder_key)
-            network = decoder.network.with_linear_part(jnp.asarray(weight, dtype), jnp.asarray(bias, dtype))
+            network = decoder.network.with_linear_part(  # type: ignore[union-attr]
+                jnp.asarray(weight, dtype), jnp.asarray(bias, dtype)
+            )
             model = LatentVariableModel(prior, Decoder(network, observation))
             return VariationalModel(model, system.encoder.with_mean_changed(turn, shift).holding(True))
 

@@ -42,6 +42,8 @@ class LinearGaussian(NamedTuple):
         if not isinstance(decoder, Decoder) or not isinstance(decoder.observation, GaussianObservation):
             return None
         network, observation = decoder.network, decoder.observation
+        if not isinstance(network, MultilayerPerceptron):
+            return None
         if len(network.weights) > 1 or observation.noise in ("scalar-network", "network"):
             return None
         only_weight: Array = next(iter(network.weights))

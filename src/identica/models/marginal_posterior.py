@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from identica.conditionals import (
     Factor,
+    FlowPosterior,
     ModulatedPrior,
     PrecisionGaussian,
     ProductOfExperts,
@@ -53,7 +54,9 @@ class MixturePosterior(NamedTuple):
         return jax.nn.logsumexp(self.part.log_prob(z[:, None]) + self.log_weights, axis=1)
 
 
-def mixture_posterior(encoder: ProductOfExperts, prior: ModulatedPrior, x: Array) -> MixturePosterior:
+def mixture_posterior(
+    encoder: ProductOfExperts | FlowPosterior, prior: ModulatedPrior, x: Array
+) -> MixturePosterior:
     """The posterior of one row x (d,) without u."""
     natural, log_shares = prior.parts()
     given = as_distribution(prior.family, natural).to_event(1)
@@ -96,8 +99,8 @@ def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: 
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 
 
-def _parts(system: VariationalModel) -> tuple[ProductOfExperts, ModulatedPrior]:
+def _parts(system: VariationalModel) -> tuple[ProductOfExperts | FlowPosterior, ModulatedPrior]:
     encoder, prior = system.encoder, system.model.prior
-    if not (isinstance(encoder, ProductOfExperts) and isinstance(prior, ModulatedPrior)):
+    if not (isinstance(encoder, ProductOfExperts | FlowPosterior) and isinstance(prior, ModulatedPrior)):
         raise TypeError("a posterior without u needs a product of experts and a modulated prior")
     return encoder, prior

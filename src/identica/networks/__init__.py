@@ -2,6 +2,7 @@
 
 from identica.networks.componentwise import ComponentwiseNetwork
 from identica.networks.coupling import CouplingStack, RefinedNetwork
+from identica.networks.flow_mixing import FlowMixing
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
@@ -11,6 +12,7 @@ __all__ = [
     "AffineMap",
     "ComponentwiseNetwork",
     "CouplingStack",
+    "FlowMixing",
     "InvertibleNetwork",
     "MonotoneHinges",
     "MultilayerPerceptron",

@@ -130,7 +130,9 @@ class InvertibleNetwork(eqx.Module):
                 f"the network has room for {room + 1} layer(s) and uses them all; draw it with a larger most_layers"
             )
 
-    def grown(self, x: Array, *, key: Key, spread: float = 0.1) -> "InvertibleNetwork":
+    def grown(
+        self, x: Array, *, key: Key, spread: float = 0.1, turned: bool = True
+    ) -> "InvertibleNetwork":
         """One more layer, computing nearly the same function.
 
         Outputs are standardised and turned by a random rotation Q, a new monotone function of small
@@ -142,6 +144,9 @@ class InvertibleNetwork(eqx.Module):
         ----------
         x : (n, B)
             Rows on which the new linear map is fitted.
+        turned : bool
+            Without the rotation, the new function bends each output by itself. A bend that all sources
+            share is out of reach of a layer that mixes many of them first.
 
         Raises
         ------
@@ -154,10 +159,10 @@ class InvertibleNetwork(eqx.Module):
         rotation_key, function_key = jax.random.split(key)
         z, _ = self(x)
         mean, sd = z.mean(1), z.std(1)
-        rotation = random_orthogonal(n, key=rotation_key)
-        turned = self.followed_by(rotation / sd, -rotation @ (mean / sd))
+        rotation = random_orthogonal(n, key=rotation_key) if turned else jnp.eye(n, dtype=x.dtype)
+        before = self.followed_by(rotation / sd, -rotation @ (mean / sd))
         function = MonotoneHinges.random(n, key=function_key, spread=spread)
-        h, _ = turned(x)
+        h, _ = before(x)
         y, _ = function(h)
         centered = y - y.mean(1, keepdims=True)
         gram = centered @ centered.T
@@ -167,7 +172,7 @@ class InvertibleNetwork(eqx.Module):
         last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
         put = lambda stacked, one: stacked.at[self.depth].set(one)  # noqa: E731
         return InvertibleNetwork(
-            jax.tree.map(put, self.maps, turned.last),
+            jax.tree.map(put, self.maps, before.last),
             jax.tree.map(put, self.functions, function),
             last,
             self.depth + 1,

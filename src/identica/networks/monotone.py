@@ -84,7 +84,14 @@ class MonotoneHinges(eqx.Module):
         return value, jnp.log(slope)
 
     def inverse(self, y: Array) -> Array:
-        """x (n, B) with f(x) = y, by bisection and Newton's steps."""
+        """x (n, B) with f(x) = y, by bisection and Newton's steps; differentiable in y and in all parameters."""
+        function, target = jax.lax.stop_gradient((self, y))
+        x = function._inverted(target)
+        # One step of Newton's from the solution leaves its value, and has the derivatives of the inverse.
+        value, log_slope = self(x)
+        return x - (value - y) * jax.lax.stop_gradient(jnp.exp(-log_slope))
+
+    def _inverted(self, y: Array) -> Array:
         # |f(x) − f(0)| grows at least like the smaller tail slope, which brackets the solution.
         total = jnp.exp(self.slope) + jnp.exp(self.hinge_slopes).sum((1, 2))
         reach = 1.0 + jnp.abs(y) / jnp.exp(self.slope)[:, None]

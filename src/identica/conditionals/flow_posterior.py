@@ -1,0 +1,140 @@
+"""Posteriors of a flow under noise: where the clean observation was, and what source that means.
+
+A flow g maps clean observations to sources, z = g(x̃), and noise is added to x̃. So the posterior is best
+found among observations, where noise is Gaussian and g need not be inverted: by Gauss and Newton, with the
+prior of z carried over by the Jacobian of g.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from identica.conditionals.base import Conditional, Evidence
+from identica.conditionals.encoders import Factor, Features, posterior_of
+from identica.conditionals.observations import GaussianObservation
+from identica.conditionals.precision_gaussian import PrecisionGaussian
+from identica.conditionals.small_matrices import product, transpose
+from identica.networks.coupling import RefinedNetwork
+from identica.networks.flow_mixing import FlowMixing
+from identica.networks.invertible import InvertibleNetwork
+from identica.typing import Array
+
+_STEPS = 4
+"""Steps of Gauss and Newton of a fitted model; training takes fewer, as its weights repair the rest."""
+
+_CAUTION = 0.7
+"""Share of all steps but the last that is taken: the Jacobian changes along the way."""
+
+
+class Moments(NamedTuple):
+    """A Gaussian prior of sources, rows last.
+
+    Attributes
+    ----------
+    mean, variance : (n, B)
+    """
+
+    mean: Array
+    variance: Array
+
+    @classmethod
+    def of(cls, prior: dist.Distribution, n_rows: int) -> "Moments":
+        """The moments of a prior with batch shape (B,) or ()."""
+        shape = (n_rows, *prior.event_shape)
+        return cls(jnp.broadcast_to(prior.mean, shape).T, jnp.broadcast_to(prior.variance, shape).T)
+
+
+def clean_scores(
+    demixer: InvertibleNetwork | RefinedNetwork,
+    scores: Array,
+    noise_precision: Array,
+    prior: Moments,
+    steps: int = _STEPS,
+) -> PrecisionGaussian:
+    """The posterior of clean scores by Laplace's approximation: batch shape (B,), event shape (n,).
+
+    Parameters
+    ----------
+    demixer : InvertibleNetwork or RefinedNetwork
+    scores : (n, B)
+        With noise.
+    noise_precision : (n, n)
+        Inverse covariance of the noise of scores.
+    prior : Moments
+        Of the sources.
+    steps : int
+        Steps of Gauss and Newton, at least one.
+    """
+    pull = noise_precision @ scores
+
+    def step(point: Array) -> PrecisionGaussian:
+        z, along = jax.linearize(lambda x: demixer(x)[0], point)
+        slopes = columns_of(along, point)
+        weighted = slopes / prior.variance
+        precision = noise_precision[:, :, None] + product(weighted, transpose(slopes))
+        wanted = prior.mean - z + (slopes * point[:, None]).sum(0)
+        return PrecisionGaussian.from_precision(precision, pull + product(weighted, wanted[:, None])[:, 0])
+
+    point = scores
+    for _ in range(steps - 1):
+        point = point + _CAUTION * (step(point).mean.T - point)
+    return step(point)
+
+
+class FlowPosterior(Conditional):
+    """q(z|x, u) ∝ N(m(x); z, Λ(x)⁻¹) p(z|u), with m and Λ from the flow at the most probable clean observation.
+
+    Nothing is amortised: both follow from the flow and the noise, by Gauss-Newton steps.
+
+    Attributes
+    ----------
+    features : Features
+        From x to scores, as many as columns.
+    mixing : FlowMixing
+        From sources to x.
+    observation : GaussianObservation
+        The noise of x.
+    overall : (2, n)
+        Mean and variance of the sources over all values of u.
+    """
+
+    features: Features
+    mixing: FlowMixing
+    observation: GaussianObservation
+    overall: Array
+
+    def __call__(self, context: Evidence) -> PrecisionGaussian:
+        """q(z|x, u): batch shape (B,), event shape (n,)."""
+        moments = Moments.of(context.prior, len(context.x))
+        return posterior_of(self._factor(context.x, moments), context.prior)
+
+    def factor(self, x: Array) -> Factor:
+        """What x (B, d) alone says about z, by a flow linearised where z is probable over all u."""
+        n, rows = self.overall.shape[1], len(x)
+        return self._factor(x, Moments(*(jnp.broadcast_to(m[:, None], (n, rows)) for m in self.overall)))
+
+    def _factor(self, x: Array, moments: Moments) -> Factor:
+        demixer, scores = self.mixing.demixer, self.features(x).T
+        root = noise_root(self.mixing.loading, self.observation)
+        point = clean_scores(demixer, scores, root @ root.T, moments).mean.T
+        z, along = jax.linearize(lambda x: demixer(x)[0], point)
+        _, back = jax.linearize(demixer.inverse, z)
+        # Of the inverse: row j holds dx/dz_j.
+        slopes = columns_of(back, z)
+        spread = product(slopes, jnp.broadcast_to(root[:, :, None], (*root.shape, len(x))))
+        return Factor(z + along(scores - point), spread)
+
+
+def columns_of(along: Callable[[Array], Array], point: Array) -> Array:
+    """Columns (n, m, B) of the matrices of a linear map that acts on (n, B), one matrix for each row of data."""
+    directions = jnp.eye(len(point), dtype=point.dtype)
+    return jax.vmap(lambda e: along(jnp.broadcast_to(e[:, None], point.shape)))(directions)
+
+
+def noise_root(loading: Array, observation: GaussianObservation) -> Array:
+    """R (n, n) with R Rᵀ the inverse covariance of the noise of scores; x = scores · loading + center."""
+    loading = jax.lax.stop_gradient(loading)
+    return loading / jnp.sqrt(observation(jnp.zeros(loading.shape[1], loading.dtype)).variance)

@@ -1,0 +1,163 @@
+"""Recipe of `IVAE` with as many sources as columns: a flow that ignores noise, then the same flow under noise.
+
+A flow's likelihood finds the sources where contrastive features and perceptrons stop early, but noise bends
+it. Its inverse is the decoder that a noisy model needs, and where noise is small both models are one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from identica.conditionals import Features, GaussianObservation
+from identica.data import Dataset
+from identica.estimators.flow_stages import FlowPlan, affordable_layers, refinable
+from identica.estimators.ivae_flow_start import on_scores_of
+from identica.families import Family
+from identica.models import VariationalModel
+from identica.models.flow import FlowModel
+from identica.models.noisy_flow import NoisyFlow
+from identica.models.teacher import FlowTeacher
+from identica.objectives.bound import HeldOutBound, importance_weighted
+from identica.objectives.exact_likelihood import segment_prior
+from identica.objectives.noisy_likelihood import HeldOutNoisyLikelihood, NoisyLikelihood
+from identica.objectives.teaching import on_scores
+from identica.training import Adam, Stage
+from identica.training.compiled import evaluate_population
+from identica.training.loop import MONITOR_ROWS
+from identica.training.population import stack
+from identica.typing import Array, Key
+
+_LAYERS = 5
+_FLOW_SHARE = 0.4
+"""Share of max_iter for growing the flow; the rest is for the flow under noise."""
+
+_SAMPLES, _BATCH = 8, 512
+_FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
+"""Standard deviations of noise, in units of the columns', among which training under noise begins."""
+
+_NOISY = NoisyLikelihood(_SAMPLES)
+_HELD_OUT = HeldOutNoisyLikelihood(NoisyLikelihood(16))
+
+
+@dataclass(frozen=True)
+class FlowDecoderPlan:
+    """What the stages depend on.
+
+    Attributes
+    ----------
+    features : Features
+        From columns to as many scores.
+    observation : GaussianObservation
+        The noise to be learned, or a fixed one.
+    family : Family
+        Of the sources given u.
+    n_components, n_segments, max_iter, restarts, n_rows : int
+        As in `FlowPlan`.
+    held_out : Dataset or None
+        Rows that decide whether couplings are kept.
+    teacher : FlowTeacher or None
+        A flow of the same rows, which makes growing another one needless.
+    """
+
+    features: Features
+    observation: GaussianObservation
+    family: Family
+    n_components: int
+    n_segments: int
+    max_iter: int
+    restarts: int
+    n_rows: int
+    held_out: Dataset | None
+    teacher: FlowTeacher | None = None
+
+    def stages(self) -> list[Stage]:
+        """Growth and polish of a flow, training under noise, and the change of latents."""
+        grown, steps = ([], self.max_iter) if self.teacher is not None else self._growth()
+        adam = Adam(rate=3e-3, clip=10.0, warmup=100)
+        noisy = Stage("noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH)
+        bound = importance_weighted(16)
+        turned = replace(noisy, name="posterior", prepare=_as_variational, steps=0)
+        return [*grown, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
+
+    def _growth(self) -> tuple[list[Stage], int]:
+        """Stages of a flow of the scores, and the steps that they leave."""
+        n = self.n_components
+        blank = FlowTeacher(self.features, None, n)  # type: ignore[arg-type]
+        flow = FlowPlan(
+            n_layers=min(_LAYERS, affordable_layers(n, self.n_rows)),
+            n_components=n,
+            family=self.family,
+            n_segments=self.n_segments,
+            max_iter=max(1, round(_FLOW_SHARE * self.max_iter)),
+            restarts=self.restarts,
+            held_out=None if self.held_out is None else on_scores(blank, self.held_out),
+            refined=refinable(n, self.n_rows),
+        )
+        stages = [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
+        return stages, max(1, self.max_iter - flow.max_iter)
+
+    @property
+    def _with_noise(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
+        """The flow with a prior and the most probable of some first levels of noise."""
+
+        def create(system: FlowTeacher | None, data: Dataset, key: Key) -> NoisyFlow:
+            system = system if self.teacher is None else self.teacher
+            if system is None:
+                raise ValueError("the flow comes before the noise")
+            if self.n_segments:
+                system = _with_prior(system, data, self.family, self.n_segments)
+            loading = np.linalg.inv(np.asarray(system.features.matrix, np.float64)).astype(data.x.dtype)
+            spread = np.asarray(data.x[: self.n_rows]).std(axis=0)
+            observations = [self.observation]
+            if self.observation.log_variance is not None:
+                observations = [self._at(np.mean(level * spread) ** 2) for level in _FIRST_NOISES]
+            systems = [NoisyFlow(system, jnp.asarray(loading), o) for o in observations]
+            arrays, static = stack(systems)
+            rows = data.head(MONITOR_ROWS)
+            held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)
+            losses = np.asarray(evaluate_population(arrays, rows, held_out, key, static, _HELD_OUT))
+            return systems[int(np.nanargmin(losses))]
+
+        return create
+
+    def _at(self, variance: float) -> GaussianObservation:
+        """The observation model with this variance in all columns."""
+        like = np.asarray(self.observation.log_variance)
+        return GaussianObservation(np.full_like(like, np.log(variance)), self.observation.noise)  # type: ignore[arg-type]
+
+
+@eqx.filter_jit
+def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: int) -> FlowTeacher:
+    flow = FlowModel(system.flow.demixer, family)
+    prior = segment_prior(flow, on_scores(system, data), n_segments)
+    return FlowTeacher(system.features, FlowModel(flow.demixer, family, prior), system.n_components)
+
+
+def _as_variational(system: NoisyFlow | None, data: Dataset, key: Key) -> VariationalModel:
+    if system is None:
+        raise ValueError("there is no model before training under noise")
+    return system.as_variational(_overall(system, data), system.teacher.features.center)
+
+
+@eqx.filter_jit
+def _overall(system: NoisyFlow, data: Dataset) -> Array:
+    """Mean and variance of the sources over all rows, from their priors."""
+    prior = system.flow.prior(data.u)  # type: ignore[misc]
+    weight = jnp.ones(len(data.x), data.x.dtype) if data.weight is None else data.weight
+    share = (weight / weight.sum())[:, None]
+    mean = (share * prior.mean).sum(0)
+    return jnp.stack([mean, (share * (prior.variance + (prior.mean - mean) ** 2)).sum(0)])
+
+
+def allowed(observation: object, n_components: int, n_columns: int, n_rows: int, linear: bool) -> bool:
+    """Whether a flow can be the decoder: real columns with constant noise, as many as sources, and enough rows."""
+    constant = isinstance(observation, GaussianObservation) and observation.noise in (
+        "isotropic",
+        "diagonal",
+        "fixed",
+    )
+    enough = affordable_layers(n_components, n_rows) > 1
+    return constant and n_components == n_columns and n_components > 1 and enough and not linear
