@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from identica.networks import AffineMap, InvertibleNetwork, MonotoneHinges
 from identica.networks.determinant import log_abs_det
@@ -204,3 +205,14 @@ def test_many_determinants_at_a_time_do_not_wait_for_each_other():
     weights = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4, 50, 50)), jnp.float32)
     both = jax.jit(jax.vmap(lambda w: log_abs_det(w[:3]).sum() + log_abs_det(w[3])))
     np.testing.assert_allclose(both(weights), np.linalg.slogdet(np.asarray(weights))[1].sum(1), rtol=1e-4)
+
+
+def test_a_straightening_layer_bends_every_output_by_itself_and_hardly_at_first():
+    network = InvertibleNetwork.random(3, 2, key=jax.random.key(0), most_layers=3)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 500)), jnp.float32)
+    before, _ = network(x)
+    after, _ = network.grown(x, key=jax.random.key(1), turned=False)(x)
+    spread = np.asarray(before).std(axis=1, keepdims=True)
+    assert (np.abs(np.asarray(after - before)) / spread).max() < 0.1
+    for old, new in zip(np.asarray(before), np.asarray(after), strict=True):
+        assert spearmanr(old, new).statistic > 0.9999

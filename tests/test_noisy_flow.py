@@ -12,8 +12,10 @@ from scipy.stats import multivariate_normal, norm
 import identica
 from identica.conditionals import Features, GaussianObservation, ModulatedPrior, Table
 from identica.conditionals.observations.real import NOISE_FLOOR
-from identica.errors import DataError
+from identica.errors import DataError, DataWarning
+from identica.estimators.noise_check import NoiseGain, noise_gain, warn_of_noise
 from identica.families import GaussianLocationScale
+from identica.linear.whitening import Whitening
 from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
@@ -188,3 +190,34 @@ def test_noise_costs_little_where_the_flow_knows_of_it():
     ]
     assert scores[0] > 0.92
     assert scores[0] > scores[1] + 0.02
+
+
+def test_noise_check_is_the_difference_of_two_closed_forms():
+    # A linear flow: the gain is that of a Gaussian with the noise added to one without.
+    with jax.enable_x64(True):
+        system = noisy_flow(1)
+        rng = np.random.default_rng(5)
+        x, u = rng.standard_normal((400, 2)), rng.integers(0, 3, 400)
+        whitening = Whitening.from_rows(x @ np.array([[1.0, 0.5], [0.0, 0.4]]), None)
+        found = noise_gain(system.flow, whitening, x, u, 0)
+        last = system.flow.network.last
+        back = np.linalg.inv(np.asarray(last.weight))
+        gains = []
+        for row, code in zip(x, u, strict=True):
+            mean = back @ (MEANS[code] - np.asarray(last.bias))
+            cov = back @ np.diag(VARIANCES[code]) @ back.T
+            noise = (found.level**2 + NOISE_FLOOR) * np.diag(1 / whitening.eigenvalues)
+            with_noise = multivariate_normal(mean, cov + noise).logpdf(row)
+            gains.append(with_noise - multivariate_normal(mean, cov).logpdf(row))
+        np.testing.assert_allclose(found.gain, np.mean(gains), atol=1e-8)
+        np.testing.assert_allclose(found.error, np.std(gains, ddof=1) / 20, rtol=1e-6)
+
+
+def test_a_clear_gain_hands_over_and_a_small_one_does_not():
+    with pytest.warns(DataWarning, match="IVAE"):
+        warn_of_noise(NoiseGain(0.04, 0.2, 0.02), 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_noise(NoiseGain(0.04, 0.2, 0.08), 5)
+        warn_of_noise(NoiseGain(0.01, 0.01, 0.0001), 5)
+        warn_of_noise(NoiseGain(0.01, -0.3, 0.01), 5)

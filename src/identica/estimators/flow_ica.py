@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from identica.conditionals import ModulatedPrior
 from identica.data import interleaved
 from identica.errors import DataError
 from identica.estimators.base import Problem
@@ -18,6 +19,8 @@ from identica.estimators.flow_stages import (
 )
 from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
 from identica.estimators.hidden_states import HiddenStateEstimator
+from identica.estimators.noise_check import JUDGED_ROWS as NOISE_ROWS
+from identica.estimators.noise_check import noise_gain, warn_of_noise
 from identica.estimators.noise_directions import (
     check_number,
     common_density,
@@ -126,6 +129,10 @@ class FlowICA(HiddenStateEstimator):
     modulation_gains_ : array (2, d) or None
         With ``volume="preserving"``, how much u tells about each latent, in nats per row, and the standard
         error: the mean of log p(z_i|u) − log p(z_i) over held-out rows, sources first. Otherwise None.
+    noise_gain_ : array (3,) or None
+        Level of noise, as a share of each column's standard deviation, that explains held-out rows best; what it
+        adds to their likelihood, nats per row; and the standard error. A clear gain gives a warning, which hands
+        over to `IVAE`. None with few rows.
     fit_rows_, held_out_rows_, gross_rows_ : int arrays
         Rows that were fitted, held out, and left out as gross spikes.
     states_ : int array (N,)
@@ -262,6 +269,19 @@ class FlowICA(HiddenStateEstimator):
                 "or () for a linear map"
             )
         return (len(sizes), sizes[0]) if sizes else (0, 0)
+
+    def _adopt(self, system: FlowModel, problem: Problem, X: FloatArray) -> None:
+        super()._adopt(system, problem, X)
+        self.noise_gain_ = None
+        n_held_out = min(len(self.held_out_rows_), NOISE_ROWS)
+        # Few rows fit roughly, and noise would only smooth that.
+        few = problem.data.weight is not None or n_held_out < FEWEST_JUDGED
+        if self._preserving or few or not isinstance(self.model_.prior, ModulatedPrior):
+            return
+        x, u = (np.asarray(a[:n_held_out]) for a in (problem.held_out.x, problem.held_out.u))  # type: ignore[union-attr]
+        found = noise_gain(self.model_, self.whitening_, x, u, self.seed_)
+        self.noise_gain_ = np.asarray(found)
+        warn_of_noise(found, self.n_components_)
 
     def _separate(
         self,

@@ -106,7 +106,7 @@ class FlowPlan:
             stages.append(
                 Stage(
                     name=f"{depth} layer{'s' if depth > 1 else ''}",
-                    prepare=self._create if depth == depths[0] else grow,
+                    prepare=self._create if depth == depths[0] else straighten if last else grow,
                     objective=objective,
                     evaluate=evaluate,
                     solver=Adam(rate=2e-2, b2=0.99, clip=5.0),
@@ -175,17 +175,27 @@ def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> Invert
     return InvertibleNetwork.random(n, n_layers, key=key, most_layers=most_layers)
 
 
-def grow(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+def grow(system: FlowModel | None, data: Dataset, key: Key, *, turned: bool = True) -> FlowModel:
     """``prepare`` of one more layer that changes hardly anything."""
     if system is None:
         raise ValueError("there is nothing to grow before the first stage")
     system.network.check_room()
-    return _grown_flow(system, data.head(GROWTH_ROWS).x, key)
+    return _grown_flow(system, data.head(GROWTH_ROWS).x, key, turned)
+
+
+def straighten(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    """``prepare`` of a layer that bends every source by itself.
+
+    Sources that are unmixed but bent are a plateau for layers that begin by mixing them: 50 sources stayed at
+    .91 (Spearman .999) in ever longer training, and reached .9998 in less with this layer.
+    """
+    return grow(system, data, key, turned=False)
 
 
 @eqx.filter_jit
-def _grown_flow(system: FlowModel, x: Array, key: Key) -> FlowModel:
-    return FlowModel(system.network.grown(x.T, key=key), system.family, system.prior)
+def _grown_flow(system: FlowModel, x: Array, key: Key, turned: bool) -> FlowModel:
+    network = system.network.grown(x.T, key=key, turned=turned)
+    return FlowModel(network, system.family, system.prior)
 
 
 def refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:

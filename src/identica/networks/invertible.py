@@ -145,8 +145,8 @@ class InvertibleNetwork(eqx.Module):
         x : (n, B)
             Rows on which the new linear map is fitted.
         turned : bool
-            Without the rotation, the new function bends each output by itself. A bend that all sources
-            share is out of reach of a layer that mixes many of them first.
+            Without the rotation, the new function starts as the identity and bends each output by itself: a
+            layer that mixes many outputs first cannot straighten them.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class InvertibleNetwork(eqx.Module):
         mean, sd = z.mean(1), z.std(1)
         rotation = random_orthogonal(n, key=rotation_key) if turned else jnp.eye(n, dtype=x.dtype)
         before = self.followed_by(rotation / sd, -rotation @ (mean / sd))
-        function = MonotoneHinges.random(n, key=function_key, spread=spread)
+        function = MonotoneHinges.random(n, key=function_key, spread=spread, straight=not turned)
         h, _ = before(x)
         y, _ = function(h)
         centered = y - y.mean(1, keepdims=True)

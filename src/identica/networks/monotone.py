@@ -40,10 +40,13 @@ class MonotoneHinges(eqx.Module):
     step: Array
 
     @classmethod
-    def random(cls, n: int, *, key: Key, hinges: int = 2, spread: float = 0.3) -> "MonotoneHinges":
+    def random(
+        cls, n: int, *, key: Key, hinges: int = 2, spread: float = 0.3, straight: bool = False
+    ) -> "MonotoneHinges":
         """Smooth, mildly nonlinear functions of n units that differ by ``spread``.
 
-        The left tail bends as often as the right one, so that functions start out nearly odd.
+        The left tail bends as often as the right one, so that functions start out nearly odd. Straight
+        ones start as almost the identity.
         """
         slopes_key, places_key, step_key, step_place_key = jax.random.split(key, 4)
         ladder = jnp.arange(hinges, dtype=float)
@@ -57,8 +60,8 @@ class MonotoneHinges(eqx.Module):
             axis=1,
         )
         return cls(
-            slope=jnp.full((n,), -3.0),
-            hinge_slopes=-0.5 + spread * jax.random.normal(slopes_key, (n, 2, hinges)),
+            slope=jnp.full((n,), 0.0 if straight else -3.0),
+            hinge_slopes=(-3.0 if straight else -0.5) + spread * jax.random.normal(slopes_key, (n, 2, hinges)),
             hinge_places=places,
             hinge_widths=jnp.full((n, 2, hinges), -2.0),
             step=step,
