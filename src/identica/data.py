@@ -150,17 +150,18 @@ def gross_rows(x: FloatArray, threshold: float, *, largest_share: float = 0.01) 
 
     One electrode spike of a million units would set the scale of its whole column and leave nothing
     to learn. The robust standard deviation is 1.4826 times the median absolute deviation; a column
-    in which it is zero is not judged. If more than ``largest_share`` of all rows qualify, the data
-    are heavy-tailed rather than spiked, and none is reported.
+    in which it is zero is not judged, nor are unknown entries (NaN). If more than ``largest_share`` of all
+    rows qualify, the data are heavy-tailed rather than spiked, and none is reported.
 
     Returns
     -------
     int array
         Row indices in increasing order.
     """
-    median = np.median(x, axis=0)
+    median_of = np.nanmedian if np.isnan(x).any() else np.median
+    median = median_of(x, axis=0)
     deviation = np.abs(x - median)
-    scale = 1.4826 * np.median(deviation, axis=0)
+    scale = 1.4826 * median_of(deviation, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         far = np.where(scale > 0, deviation > threshold * scale, False).any(axis=1)
     rows = np.flatnonzero(far)

@@ -12,10 +12,14 @@ from scipy.linalg import block_diag
 
 from identica.conditionals.base import Conditional, Evidence
 from identica.conditionals.observations.discrete import one_hot_columns
+from identica.conditionals.observations.masked import split_mask
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import product, transpose
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, FloatArray, Key
+
+_NOTHING = 1e-4
+"""Square root of the precision with which a row without any entry says something of z: next to none."""
 
 
 class Features(eqx.Module):
@@ -25,10 +29,11 @@ class Features(eqx.Module):
     ----------
     center : (d,)
     matrix : (d, r)
-    encoding : {"identity", "root", "squash", "one-hot"}
+    encoding : {"identity", "root", "squash", "one-hot", "masked", "masked-squash"}
         What is done to x first: nothing; √(x + 3/8), which makes the variance of counts nearly constant
         (Anscombe, 1948); 5 tanh(x / 5), which leaves all but gross errors of standardised columns as they
-        are; or one indicator per category of columns of codes.
+        are; or one indicator per category of columns of codes. The last two take rows with a mask, of which
+        the values are left as they are or squashed.
     sizes : tuple of int
         Categories of each column, for ``"one-hot"``.
     """
@@ -44,6 +49,10 @@ class Features(eqx.Module):
         center, matrix = jax.lax.stop_gradient((self.center, self.matrix))
         return (x - center) @ matrix
 
+    def anything_seen(self, x: Array) -> Array | None:
+        """Which rows (B,) of x (B, 2d) hold an entry that was seen; None for rows without a mask."""
+        return (split_mask(x)[1] > 0).any(-1) if self.encoding.startswith("masked") else None
+
 
 def encoded_columns(x: Array, encoding: str, sizes: tuple[int, ...] = ()) -> Array:
     """Columns as features take them in; see `Features`."""
@@ -51,6 +60,9 @@ def encoded_columns(x: Array, encoding: str, sizes: tuple[int, ...] = ()) -> Arr
         return jnp.sqrt(x + 0.375)
     if encoding == "squash":
         return 5.0 * jnp.tanh(x / 5.0)
+    if encoding == "masked-squash":
+        values, seen = split_mask(x)
+        return jnp.concatenate([5.0 * jnp.tanh(values / 5.0), seen], axis=-1)
     return one_hot_columns(x, sizes) if encoding == "one-hot" else x
 
 
@@ -93,7 +105,11 @@ class DiagonalEncoder(Conditional):
 
     def __call__(self, context: Evidence) -> dist.Distribution:
         """q(z|x) for x (B, d): batch shape (B,), event shape (n,); u is not used."""
-        mean, log_variance = jnp.split(self.network(self.features(context.x)), 2, axis=-1)
+        out = self.network(self.features(context.x))
+        seen = self.features.anything_seen(context.x)
+        if seen is not None:  # of which nothing is known is N(0, I)
+            out = jnp.where(seen[:, None], out, 0.0)
+        mean, log_variance = jnp.split(out, 2, axis=-1)
         return dist.Normal(mean, jnp.exp(0.5 * log_variance)).to_event(1)
 
 
@@ -178,8 +194,12 @@ class ProductOfExperts(Conditional):
         """The likelihood factor of x (B, d)."""
         n = self.n_components
         out = self.network(self.features(x)).T
-        root = out[n : n + n * n].reshape(n, n, -1)
-        return Factor(self._held(out[:n]), root * jnp.exp(out[n + n * n :]))
+        root = out[n : n + n * n].reshape(n, n, -1) * jnp.exp(out[n + n * n :])
+        seen = self.features.anything_seen(x)
+        if seen is not None:
+            nothing = _NOTHING * jnp.eye(n, dtype=root.dtype)[:, :, None]
+            root = jnp.where(seen, root, nothing)
+        return Factor(self._held(out[:n]), root)
 
     def _held(self, mean: Array) -> Array:
         hold = jax.lax.stop_gradient(self.hold)

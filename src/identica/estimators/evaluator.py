@@ -61,7 +61,7 @@ class Evaluator:
         self.modulated = isinstance(self.system.model.prior, ModulatedPrior)
         self.u = estimator._encode_u(u, len(X)) if self.modulated else None
         self.x = estimator._model_input(X)
-        self.volume = estimator._log_volume()
+        self.volume = estimator._log_volume(self.x)
 
     @property
     def without_u(self) -> bool:
@@ -129,7 +129,9 @@ class Evaluator:
                 n_rows=n_rows,
             )
         twin = object.__new__(Evaluator)
-        twin.__dict__ = {**self.__dict__, "x": np.asarray(x, np.float64), "u": given}
+        rows = np.asarray(x, np.float64)
+        volume = self.estimator._log_volume(rows)
+        twin.__dict__ = {**self.__dict__, "x": rows, "u": given, "volume": volume}
         return twin, np.asarray(z)
 
     def is_diagonal(self) -> bool:

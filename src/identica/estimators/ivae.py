@@ -62,6 +62,12 @@ class IVAE(VariationalEstimator):
         From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
         and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
         posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
+    missing : {"error", "marginalise"}
+        What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
+        ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
+        means of a Gaussian for the rest and is told which they are. A row without any value has the
+        prior given u for its posterior. Assumes that whether a value is missing depends on u and
+        the observed values only.
     hidden_sizes : tuple of int
         Units of each hidden layer of the encoder and of the decoder, where they are networks; ``()`` is a
         linear model.
@@ -130,6 +136,7 @@ class IVAE(VariationalEstimator):
         prior: str = "gaussian",
         likelihood: str = "gaussian",
         noise: str | float = "diagonal",
+        missing: str = "error",
         decoder: str = "auto",
         hidden_sizes: tuple[int, ...] = (64, 64),
         max_iter: int = 6000,
@@ -145,6 +152,7 @@ class IVAE(VariationalEstimator):
         self.prior = prior
         self.likelihood = likelihood
         self.noise = noise
+        self.missing = missing
         self.decoder = decoder
         self.hidden_sizes = hidden_sizes
         self.max_iter = max_iter
@@ -169,6 +177,8 @@ class IVAE(VariationalEstimator):
         flow, whitening = getattr(self, "_flow", None) or (None, None)
         if flow is None or whitening is None or flow.n_components != problem.n_components:
             return None
+        if self._takes_unknown():  # rows are of another form than those of the flow
+            return None
         n, dtype = problem.n_components, problem.data.x.dtype
         scale = problem.whitening.scale / whitening.scale
         center = (whitening.center - problem.whitening.center) / problem.whitening.scale
@@ -180,7 +190,7 @@ class IVAE(VariationalEstimator):
         """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
         if self.prior not in list(_FAMILIES):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
-        n, d = problem.n_components, problem.data.x.shape[1]
+        n, d = problem.n_components, self.n_features_in_
         if n > _MOST_COMPONENTS:
             raise DataError(
                 f"{n} components are too many for a posterior with full covariance (at most {_MOST_COMPONENTS}); "
@@ -223,7 +233,11 @@ class IVAE(VariationalEstimator):
         """Whether the decoder is the inverse of a flow."""
         if self.decoder not in ("auto", "network", "flow"):
             raise ValueError(f"decoder must be 'auto', 'network' or 'flow', got {self.decoder!r}")
-        if self.decoder == "network":
+        if self.decoder == "flow" and self._takes_unknown():
+            raise DataError(
+                "decoder='flow' takes complete rows only; use decoder='network' with missing='marginalise'"
+            )
+        if self.decoder == "network" or self._takes_unknown():
             return False
         n, d = problem.n_components, problem.data.x.shape[1]
         if not problem.discrete and self.prior != "gaussian":

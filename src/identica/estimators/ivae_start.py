@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import block_diag
 from sklearn.cluster import KMeans
 
 from identica.conditionals import Features
@@ -18,6 +19,10 @@ LINEAR_ROWS = 2**15
 
 _BINS = 40
 """Most segments into which a continuous u is cut for the contrastive start."""
+
+_RAREST = 0.3
+"""Least standard deviation by which indicators are divided: what is missing once in a thousand rows must not be
+seen as an input of 30."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,11 @@ def encoder_features(
 ) -> Features:
     """Principal components of the standardised columns of x (N, d), scaled as `linear_start` says.
 
-    ``encoding`` and ``sizes`` are those of `Features`.
+    ``encoding`` and ``sizes`` are those of `Features`. Of rows with a mask (N, 2d) the values are taken, and
+    indicators of columns that are not always seen come after their components.
     """
+    if encoding.startswith("masked"):
+        return _masked_features(x, n, encoding, dtype)
     x = np.asarray(encoded_columns(x, encoding, sizes), np.float64)  # type: ignore[arg-type]
     center, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -92,6 +100,18 @@ def encoder_features(
     level = np.maximum(eigenvalues, max(eigenvalues[min(n, len(order)) - 1], 1e-9 * eigenvalues[0]))
     matrix = rotation / np.sqrt(level) / scale[:, None]
     return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), encoding, sizes)
+
+
+def _masked_features(x: FloatArray, n: int, encoding: str, dtype: np.dtype) -> Features:
+    d = x.shape[1] // 2
+    plain = "squash" if encoding == "masked-squash" else "identity"
+    values = encoder_features(x[:, :d], n, encoding=plain, dtype=dtype)
+    rate = x[:, d:].mean(axis=0)
+    scale = np.maximum(np.sqrt(rate * (1 - rate)), _RAREST)
+    varies = np.flatnonzero((rate > 0) & (rate < 1))
+    matrix = block_diag(np.asarray(values.matrix), np.diag(1 / scale)[:, varies])
+    center = np.concatenate([np.asarray(values.center), rate])
+    return Features(jnp.asarray(center, dtype), jnp.asarray(matrix, dtype), encoding)
 
 
 def _quantizer(u: FloatArray, problem: Problem) -> Quantizer:

@@ -85,6 +85,8 @@ class VAE(VariationalEstimator):
         Distribution of the columns given z, as in `IVAE`.
     noise : {"diagonal", "isotropic", "scalar-network", "network"} or float
         As in `IVAE`.
+    missing : {"error", "marginalise"}
+        As in `IVAE`.
     hidden_sizes : tuple of int
         Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
     activation : {"silu", "tanh", "leaky_relu", "relu", "softplus", "squareplus"} or None
@@ -143,6 +145,7 @@ class VAE(VariationalEstimator):
         n_prior_components: int = 10,
         likelihood: str = "gaussian",
         noise: str | float = "diagonal",
+        missing: str = "error",
         hidden_sizes: tuple[int, ...] = (64, 64),
         activation: str | None = None,
         shortcut: bool = True,
@@ -167,6 +170,7 @@ class VAE(VariationalEstimator):
         self.n_prior_components = n_prior_components
         self.likelihood = likelihood
         self.noise = noise
+        self.missing = missing
         self.hidden_sizes = hidden_sizes
         self.activation = activation
         self.shortcut = shortcut

@@ -13,10 +13,18 @@ from identica.errors import DataError
 from identica.typing import FloatArray, IntArray
 
 
-def check_observations(estimator: Any, X: Any, *, reset: bool) -> FloatArray:
-    """X as float64 (N, d), finite; sets or checks ``n_features_in_`` and feature names."""
+def check_observations(estimator: Any, X: Any, *, reset: bool, unknown: bool = False) -> FloatArray:
+    """X as float64 (N, d), finite; sets or checks ``n_features_in_`` and feature names.
+
+    ``unknown`` says that entries may be NaN, which stands for a value that was not observed.
+    """
     X = validate_data(
-        estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
+        estimator,
+        X,
+        reset=reset,
+        dtype=[np.float64, np.float32],
+        ensure_min_samples=2 if reset else 1,
+        ensure_all_finite="allow-nan" if unknown else True,
     )
     return np.asarray(X, dtype=np.float64)
 
@@ -52,12 +60,21 @@ def check_variation(estimator: Any, X: FloatArray, *, where: str = "") -> None:
     ------
     DataError
     """
-    constant = np.flatnonzero(X.max(axis=0) == X.min(axis=0))
-    if len(constant):
-        names = getattr(estimator, "feature_names_in_", None)
-        shown = ", ".join(repr(str(names[j])) if names is not None else str(j) for j in constant[:5])
+    names = getattr(estimator, "feature_names_in_", None)
+
+    def shown(columns: IntArray) -> str:
+        return ", ".join(repr(str(names[j])) if names is not None else str(j) for j in columns[:5])
+
+    largest, smallest = np.fmax.reduce(X, axis=0), np.fmin.reduce(X, axis=0)
+    empty = np.flatnonzero(np.isnan(largest))
+    if len(empty):
         raise DataError(
-            f"X has {len(constant)} constant column(s){where}: {shown} (value {X[0, constant[0]]:g}); "
+            f"X has {len(empty)} column(s) without any observed value{where}: {shown(empty)}; drop them"
+        )
+    constant = np.flatnonzero(largest == smallest)
+    if len(constant):
+        raise DataError(
+            f"X has {len(constant)} constant column(s){where}: {shown(constant)} (value {largest[constant[0]]:g}); "
             "a column without variation carries no source: drop it"
         )
 

@@ -19,12 +19,14 @@ from identica.conditionals import (
     Observation,
     Table,
 )
+from identica.conditionals.observations.masked import MaskedObservation, split_mask
 from identica.conditionals.observations.options import ENCODINGS, REAL, check_values, observation_of
 from identica.data import Dataset
 from identica.errors import DataError
 from identica.estimators.base import Problem, SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of, row_keys
 from identica.estimators.exact import as_numpy
+from identica.estimators.incomplete_rows import IncompleteRows
 from identica.estimators.marginal_likelihood import MarginalLikelihood
 from identica.estimators.orientation import Orientation
 from identica.estimators.results import Posterior
@@ -42,7 +44,7 @@ _COLLAPSED = 0.01
 """A component of whose variance x explains less than this share has collapsed."""
 
 
-class VariationalEstimator(MarginalLikelihood, SourceEstimator):
+class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
     """Base class of `IVAE` and `VAE`: x = f(z) plus noise, with an encoder; abstract."""
 
     model_: VariationalModel
@@ -138,6 +140,8 @@ class VariationalEstimator(MarginalLikelihood, SourceEstimator):
     # What the base class asks for -----------------------------------------------------------------------
 
     def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
+        if self._takes_unknown():
+            return self._masked(X, grid=grid)
         if self.likelihood in REAL:
             return self.whitening_.standardize(X, grid=grid)
         # On the grid are rows to fit, whose categories no model has fixed yet.
@@ -149,10 +153,15 @@ class VariationalEstimator(MarginalLikelihood, SourceEstimator):
         rows = [np.asarray(problem.data.x, np.float64)[: problem.n_rows]]
         if problem.held_out is not None:
             rows.append(np.asarray(problem.held_out.x, np.float64))
+        if self._takes_unknown():
+            complete = [values[:, : self.n_features_in_] for values in rows]
+            return MaskedObservation(observation_of(self.likelihood, self.noise, *complete))
         return observation_of(self.likelihood, self.noise, *rows)
 
     def _encoding(self, observation: Observation) -> dict[str, Any]:
         """How the encoder's features take the columns in."""
+        if self._takes_unknown():
+            return {"encoding": "masked-squash" if self.likelihood == "student-t" else "masked", "sizes": ()}
         sizes = observation.sizes if isinstance(observation, CategoricalObservation) else ()
         return {"encoding": ENCODINGS.get(self.likelihood, "identity"), "sizes": sizes}
 
@@ -177,7 +186,8 @@ class VariationalEstimator(MarginalLikelihood, SourceEstimator):
         x = np.asarray(problem.data.x)[:n]
         u = None if problem.data.u is None else np.asarray(problem.data.u)[:n]
         mean, variance = (m.astype(np.float64) for m in apply_in_blocks(_Bound(_moments, self.model_), x, u))
-        orientation = Orientation.from_rows(mean, self.whitening_.standardize(X, grid=True))
+        standard = x[:, : X.shape[1]] if self._takes_unknown() else self.whitening_.standardize(X, grid=True)
+        orientation = Orientation.from_rows(mean, standard)
         self.orientation_ = orientation.matrix()
         self._report_collapse(mean, variance, u if problem.discrete else None)
 
@@ -226,10 +236,15 @@ class VariationalEstimator(MarginalLikelihood, SourceEstimator):
             x = self._model_input(X).astype(precision)
             keys = row_keys(self.seed_, x)
             rows = apply_in_blocks(_Bound(function, self.model_, samples, reduction), x, encoded, keys)
-        return rows.astype(np.float64) + self._log_volume()
+        return rows.astype(np.float64) + self._log_volume(x)
 
-    def _log_volume(self) -> float:
-        """log|det| of the map from the user's units to what the model sees."""
+    def _log_volume(self, x: FloatArray) -> float | FloatArray:
+        """log|det| of the map from the user's units to what the model sees, of the entries that were seen.
+
+        One for all rows, or one for each of the rows x, as the model sees them.
+        """
+        if self._takes_unknown():
+            return -split_mask(x)[1].astype(np.float64) @ np.log(self.whitening_.scale)  # type: ignore[arg-type]
         return -float(np.log(self.whitening_.scale).sum()) if self.likelihood in REAL else 0.0
 
     def _is_modulated(self) -> bool:
@@ -251,6 +266,7 @@ class VariationalEstimator(MarginalLikelihood, SourceEstimator):
         return (S - bias) @ np.linalg.inv(weight).T
 
     def _to_units(self, x: FloatArray) -> FloatArray:
+        x = x[:, : self.n_features_in_]  # without the mask of a draw
         return self.whitening_.inverse_standardize(x) if self.likelihood in REAL else x
 
     def _draw_u(self, n_samples: int, seed: int) -> np.ndarray | None:

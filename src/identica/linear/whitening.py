@@ -51,6 +51,19 @@ class Whitening:
         center, scale = column_scale(x)
         standard = round_to_grid((x - center) / scale)
         covariance = standard.T @ standard / len(standard) - np.outer(standard.mean(0), standard.mean(0))
+        return cls.from_moments(center, scale, covariance, n_components)
+
+    @classmethod
+    def from_moments(
+        cls, center: FloatArray, scale: FloatArray, covariance: FloatArray, n_components: int | None
+    ) -> "Whitening":
+        """From means and scales (d,) of columns, and the covariance (d, d) of the standardised ones.
+
+        Raises
+        ------
+        DataError
+            As in `from_rows`.
+        """
         eigenvalues, rotation = np.linalg.eigh(covariance)
         eigenvalues, rotation = np.clip(eigenvalues[::-1], 0, None), rotation[:, ::-1]
         # The grid itself leaves variance _GRID²/12 in a direction that the data do not have.
@@ -61,7 +74,7 @@ class Whitening:
         elif n_components > rank:
             raise DataError(
                 f"n_components={n_components}, but X has only {rank} linearly independent columns of "
-                f"{x.shape[1]}; set n_components to {rank} or less"
+                f"{len(center)}; set n_components to {rank} or less"
             )
         return cls(center, scale, rotation, np.maximum(eigenvalues, floor), n_components)
 

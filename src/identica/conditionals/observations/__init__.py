@@ -3,6 +3,7 @@
 from identica.conditionals.observations.base import Observation
 from identica.conditionals.observations.counts import NegativeBinomialObservation, PoissonObservation
 from identica.conditionals.observations.discrete import BernoulliObservation, CategoricalObservation
+from identica.conditionals.observations.masked import MaskedObservation
 from identica.conditionals.observations.real import NOISE_FLOOR, GaussianObservation, StudentTObservation
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "BernoulliObservation",
     "CategoricalObservation",
     "GaussianObservation",
+    "MaskedObservation",
     "NegativeBinomialObservation",
     "Observation",
     "PoissonObservation",
