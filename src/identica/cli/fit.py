@@ -11,10 +11,11 @@ from identica.cli.output import Common, UsageError, emit, plain, say, short_warn
 from identica.cli.runs import Run, to_toml, versions
 
 Method = Literal[
-    "flow", "ivae", "auto", "tcl", "gcl", "vae", "mle", "em", "autoencoder", "adversarial", "linear"
+    "flow", "hmm", "ivae", "auto", "tcl", "gcl", "vae", "mle", "em", "autoencoder", "adversarial", "linear"
 ]
 _CLASSES = {
     "flow": "FlowICA",
+    "hmm": "FlowICA",
     "ivae": "IVAE",
     "auto": "NonlinearICA",
     "tcl": "TCL",
@@ -77,7 +78,8 @@ def fit(
     components
         Number of sources; as many as columns if omitted.
     method
-        flow: exact likelihood, no noise. ivae: noise, or more columns than sources. auto: linear methods, flow
+        flow: exact likelihood, no noise. hmm: the same for time series whose states are hidden, without --u.
+        ivae: noise, or more columns than sources. auto: linear methods, flow
         and ivae, of which held-out likelihood keeps the best. tcl, gcl: contrastive, no likelihood.
         vae, mle, em (density models whose sources are not identified), autoencoder, adversarial (controls
         without likelihood, not identified either) and linear need no --u.
@@ -120,6 +122,10 @@ def fit(
         raise UsageError("--resume continues a run and --overwrite starts it anew; choose one")
     if u and windows:
         raise UsageError("--u names what u is and --windows makes u out of time; choose one")
+    if method == "hmm" and (u or windows):
+        raise UsageError(
+            "--method hmm finds hidden states itself; leave out --u and --windows, or use --method flow"
+        )
     if method in _NEEDS_U and not u and not windows:
         raise UsageError(
             f"--method {method} needs --u COLUMN: it tells sources apart by how they change with u (a "
@@ -281,6 +287,8 @@ def build_estimator(method: Method, options: dict[str, Any], u: Any) -> Any:
         if name in given and name not in known:
             raise UsageError(f"--{option.replace('_', '-')}: --method {method} has no such option")
     parameters = {name: value for name, value in given.items() if name in known}
+    if method == "hmm":
+        parameters["prior"] = "hmm"
     if method == "linear":
         from identica.report.baseline import linear_method
 
