@@ -7,7 +7,7 @@ import numpy as np
 
 from identica.conditionals import ModulatedPrior
 from identica.data import interleaved
-from identica.errors import DataError
+from identica.errors import DataError, Status
 from identica.estimators.base import Problem
 from identica.estimators.exact import FEWEST_JUDGED, JUDGED_ROWS, clear_effects
 from identica.estimators.flow_stages import (
@@ -27,7 +27,8 @@ from identica.estimators.noise_directions import (
     rank_directions,
     with_common_noise,
 )
-from identica.estimators.validation import check_count, check_sizes
+from identica.estimators.shape_choice import ShapeChoice, earlier
+from identica.estimators.validation import check_callbacks, check_count, check_sizes
 from identica.estimators.volume_stages import VolumePlan, affordable_couplings
 from identica.families import (
     Family,
@@ -39,7 +40,8 @@ from identica.families import (
 )
 from identica.models.flow import FlowModel
 from identica.random import named_rng
-from identica.training import Stage
+from identica.training import Checkpoint, Fit, Stage
+from identica.training import fit as run_stages
 from identica.training.loop import MONITOR_ROWS
 from identica.typing import FloatArray, IntArray
 
@@ -78,10 +80,11 @@ class FlowICA(HiddenStateEstimator):
         that u modulates are sources; the others are noise, with one density for all u. It suits sensors
         that are more than the sources, when the noise is mixed in nonlinearly or n is not known.
     prior : {"auto", "gaussian", "gaussian-scale", "laplace", "generalized-gaussian", "general", "hmm"}
-        Distribution of each source given u. ``"auto"``, which at present is ``"generalized-gaussian"``, has
-        a location and a scale modulated by u and learns the shape: a generalised Gaussian whose power (1 is
-        Laplace, 2 is Gaussian) is a parameter of each source. ``"general"`` learns a whole base measure,
-        which may be lopsided or have several modes. The others fix the shape: Gaussian with mean and
+        Distribution of each source given u. ``"generalized-gaussian"`` has a location and a scale modulated by
+        u and learns the shape: a power (1 is Laplace, 2 is Gaussian) is a parameter of each source.
+        ``"general"`` learns a whole base measure, which may be lopsided or have several modes. ``"auto"`` begins
+        with the power, and goes on with a base measure if rows held out gain from it (for labels as u, and
+        2048 rows or more). The others fix the shape: Gaussian with mean and
         variance modulated by u, Gaussian with modulated variance only, or Laplace with modulated scale
         about 0. ``"hmm"`` is for time series without u: the hidden state of a Markov chain takes its place, with
         a Gaussian of each source per state; rows are in order of time (`predict_states`, `state_probabilities`).
@@ -269,6 +272,27 @@ class FlowICA(HiddenStateEstimator):
                 "or () for a linear map"
             )
         return (len(sizes), sizes[0]) if sizes else (0, 0)
+
+    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
+        callbacks = check_callbacks(self.callbacks)
+        choosing = self._chooses_shape(problem)
+        first = run_stages(
+            self.build(problem),
+            problem.data,
+            problem.held_out,
+            seed=self.seed_,
+            callbacks=[earlier(callback) for callback in callbacks] if choosing else callbacks,
+            checkpoint=checkpoint,
+        )
+        if not choosing or first.status is Status.STOPPED:
+            return first
+        choice = ShapeChoice(problem.n_segments, self.max_iter, problem.data, problem.held_out, self.seed_)  # type: ignore[arg-type]
+        return choice.better(first, callbacks, checkpoint)
+
+    def _chooses_shape(self, problem: Problem) -> bool:
+        """Whether a learned base measure is tried after the learned power; few rows determine none."""
+        ample = problem.held_out is not None and problem.data.weight is None
+        return self.prior == "auto" and problem.discrete and ample and not self._preserving
 
     def _adopt(self, system: FlowModel, problem: Problem, X: FloatArray) -> None:
         super()._adopt(system, problem, X)

@@ -56,6 +56,15 @@ class Checkpoint:
         """The file."""
         return Path(self.folder) / _NAME
 
+    def beside(self, name: str) -> "Checkpoint":
+        """The checkpoint of a second training of the same fit, in a folder of its own inside this one.
+
+        It is removed with this one.
+        """
+        return Checkpoint(
+            Path(self.folder) / name, f"{self.fingerprint}/{name}", self.seed, self.every_seconds
+        )
+
     def write(
         self, state: PyTree, numbers: dict[str, Any], *, force: bool = False, finished: bool = False
     ) -> None:
@@ -156,6 +165,8 @@ class Checkpoint:
         except ModelFileError:
             return
         self.path.unlink(missing_ok=True)
+        for later in self.path.parent.glob(f"*/{_NAME}"):
+            Checkpoint(later.parent, f"{self.fingerprint}/{later.parent.name}", self.seed).remove()
         for partial in self.path.parent.glob(f".{_NAME}.*.partial"):
             partial.unlink(missing_ok=True)
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):

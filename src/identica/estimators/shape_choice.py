@@ -1,0 +1,182 @@
+"""Choice of the sources' family: a learned power first, a learned base measure if held-out rows ask for it.
+
+A power covers Gaussian, Laplace and what lies between and beyond; a base measure may be lopsided or have
+several modes, but costs more, and rough fits are warped by it. So it is tried on what the first fit
+found, and only where it promises to gain the whole network learns with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from identica.data import Dataset
+from identica.estimators.blocks import apply_in_blocks
+from identica.families import LearnedBase
+from identica.models.flow import FlowModel
+from identica.networks.coupling import RefinedNetwork
+from identica.networks.invertible import AffineMap, InvertibleNetwork
+from identica.objectives.exact_likelihood import HeldOutProfile, ProfileLikelihood
+from identica.random import named_key
+from identica.training import LBFGS, Adam, Fit, Stage
+from identica.training import fit as run_stages
+from identica.training.checkpoint import Checkpoint
+from identica.training.compiled import evaluate_population
+from identica.training.loop import MONITOR_ROWS
+from identica.training.population import stack
+from identica.training.progress import Callback, Progress
+from identica.typing import Array, Key
+
+FIRST_SHARE = 0.9
+"""Of the progress bar, for the fit before the choice."""
+
+_PROMISING = 5e-3
+"""Held-out nats per row and component that a base measure has to gain on fixed sources to be tried."""
+
+_WORTHWHILE = 2e-3
+"""And what it has to gain in the end to be kept."""
+
+_TRIAL_STEPS, _BATCH = 300, 2000
+_SHARE, _POLISH, _PATIENCE = 0.3, 0.06, 4
+"""Steps with the base measure and iterations of its polish per step of growth; chunks without gain."""
+
+
+@dataclass(frozen=True)
+class ShapeChoice:
+    """What the choice depends on.
+
+    Attributes
+    ----------
+    n_segments : int
+    max_iter : int
+        Steps of growth of the first fit.
+    data, held_out : Dataset
+        Scores of fitted and of held-out rows.
+    seed : int
+        Of the fit.
+    """
+
+    n_segments: int
+    max_iter: int
+    data: Dataset
+    held_out: Dataset
+    seed: int
+
+    def better(self, first: Fit, callbacks: Sequence[Callback], checkpoint: Checkpoint | None) -> Fit:
+        """The first fit, or one that went on from it with a learned base measure and explains more."""
+        n = first.system.n_components
+        family = self._promising(first.system)
+        if family is None:
+            return first
+        checkpoint = None if checkpoint is None else checkpoint.beside("base-measure")
+        second = run_stages(
+            self._stages(first.system, family),
+            self.data,
+            self.held_out,
+            seed=self.seed,
+            callbacks=[_later(callback) for callback in callbacks],
+            checkpoint=checkpoint,
+        )
+        gain = self._held_out(first.system) - self._held_out(second.system)
+        steps = first.n_steps + second.n_steps
+        if not gain > _WORTHWHILE * n:
+            return replace(first, n_steps=steps)
+        history = {k: np.concatenate([first.history[k], second.history[k]]) for k in first.history}
+        return Fit(second.system, history, first.restarts, second.status, steps)
+
+    def _promising(self, system: FlowModel) -> LearnedBase | None:
+        """The base measure of the sources as they are, if it explains held-out rows clearly better."""
+        n = system.n_components
+        latents = lambda rows: apply_in_blocks(lambda x: _latents(system, x), np.asarray(rows.x))  # noqa: E731
+        z = latents(self.data)
+        mean, sd = z.mean(axis=0), z.std(axis=0)
+        fitted = replace_x(self.data, (z - mean) / sd)
+        held_out = replace_x(self.held_out, (latents(self.held_out) - mean) / sd)
+        stay = FlowModel(_identity(n), system.family)
+        start = FlowModel(_identity(n), LearnedBase.gaussian(n))
+        trial = Stage(
+            "base measure", lambda *_: start, self._objective, self._evaluate, Adam(rate=2e-2), _TRIAL_STEPS,
+            batch_size=_BATCH,
+        )  # fmt: skip
+        found = run_stages([trial], fitted, held_out, seed=self.seed).system
+        rows, seen = fitted.head(MONITOR_ROWS), held_out.head(MONITOR_ROWS)
+        before, after = (self._loss(s, rows, seen) for s in (stay, found))
+        return found.family if before - after > _PROMISING * n else None
+
+    def _stages(self, system: FlowModel, family: LearnedBase) -> list[Stage]:
+        def begin(_: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+            return FlowModel(_standardised(system, self.data), family)
+
+        steps = max(1, round(_SHARE * self.max_iter))
+        adam = Adam(rate=5e-3, b2=0.99, clip=5.0)
+        train = Stage(
+            "base measure", begin, self._objective, self._evaluate, adam, steps,
+            batch_size=_BATCH, patience=_PATIENCE,
+        )  # fmt: skip
+        iterations = max(1, round(_POLISH * self.max_iter))
+        polish = replace(train, name="last polish", prepare=_unchanged, solver=LBFGS(), steps=iterations)
+        return [train, replace(polish, batch_size=2**16, chunk=50, patience=None)]
+
+    @property
+    def _objective(self) -> ProfileLikelihood:
+        return ProfileLikelihood(self.n_segments)
+
+    @property
+    def _evaluate(self) -> HeldOutProfile:
+        return HeldOutProfile(self.n_segments)
+
+    def _held_out(self, system: FlowModel) -> float:
+        return self._loss(system, self.data.head(MONITOR_ROWS), self.held_out.head(MONITOR_ROWS))
+
+    def _loss(self, system: FlowModel, data: Dataset, held_out: Dataset) -> float:
+        arrays, static = stack([system])
+        key = named_key(self.seed, "shape")
+        return float(np.asarray(evaluate_population(arrays, data, held_out, key, static, self._evaluate))[0])
+
+
+def earlier(callback: Callback) -> Callback:
+    """A callback that sees the first fit as the first part of the whole."""
+    return lambda progress: callback(replace(progress, fraction=FIRST_SHARE * progress.fraction))
+
+
+def _later(callback: Callback) -> Callback:
+    def report(progress: Progress) -> bool | None:
+        return callback(replace(progress, fraction=FIRST_SHARE + (1 - FIRST_SHARE) * progress.fraction))
+
+    return report
+
+
+def replace_x(data: Dataset, x: np.ndarray) -> Dataset:
+    """The data set with other rows in place of x."""
+    return Dataset(jnp.asarray(x), data.u, data.sequence, data.weight)
+
+
+@eqx.filter_jit
+def _latents(system: FlowModel, x: Array) -> Array:
+    return system.latents(x)[0]
+
+
+def _identity(n: int) -> InvertibleNetwork:
+    network = InvertibleNetwork.random(n, 1, key=jax.random.key(0))
+    last = AffineMap(jnp.eye(n), jnp.zeros(n))
+    return InvertibleNetwork(network.maps, network.functions, last, network.depth)
+
+
+@eqx.filter_jit
+def _standardised(system: FlowModel, data: Dataset) -> InvertibleNetwork | RefinedNetwork:
+    """The demixer with outputs of mean 0 and variance 1, where its last map can give them that."""
+    demixer = system.demixer
+    if not isinstance(demixer, InvertibleNetwork):
+        return demixer  # type: ignore[return-value]
+    z, _ = system.latents(data.x[: 2**14])
+    sd = z.std(axis=0)
+    return demixer.followed_by(jnp.diag(1 / sd), -z.mean(axis=0) / sd)
+
+
+def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+    if system is None:
+        raise ValueError("there is nothing to polish before the first stage")
+    return system
