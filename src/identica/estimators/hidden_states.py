@@ -18,7 +18,12 @@ from identica.estimators.results import LogLikelihood
 from identica.estimators.validation import check_count, check_sequence
 from identica.models.flow import FlowModel
 from identica.random import named_rng
-from identica.series.hidden_markov import log_densities, most_probable_path, posterior
+from identica.series.hidden_markov import (
+    log_densities,
+    most_probable_path,
+    posterior,
+    stationary_distribution,
+)
 from identica.typing import Array, FloatArray, IntArray
 
 WINDOW = 100
@@ -74,6 +79,9 @@ class HiddenStateEstimator(ExactEstimator):
         if self._hidden:
             self.transition_matrix_ = np.exp(np.asarray(self._chain().log_transition, np.float64))
             self.transition_matrix_ /= self.transition_matrix_.sum(axis=1, keepdims=True)
+            with precision_of("float64"):
+                shares = _stationary(jnp.asarray(self.transition_matrix_))
+            self.stationary_distribution_ = np.asarray(shares)
             self.states_ = self.predict_states(X, sequence=sequence)
         return self
 
@@ -258,6 +266,9 @@ def _most_frequent_first(prior: Any) -> HiddenMarkovPrior:
     order = np.argsort(-np.asarray(prior.parameters.log_shares), kind="stable")
     table = Table(prior.parameters.raw[order], prior.parameters.log_shares[order])
     return HiddenMarkovPrior(prior.family, table, prior.log_moves[order][:, order])
+
+
+_stationary = eqx.filter_jit(stationary_distribution)
 
 
 @eqx.filter_jit

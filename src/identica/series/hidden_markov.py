@@ -140,7 +140,7 @@ def _at_best(score: Array) -> Array:
 def stationary_distribution(transition: Array) -> Array:
     """Shares (K,) of time spent in each state in the long run, π = π A.
 
-    The mean of πA^t over t = 0, …, 2¹⁶ − 1, so that chains that cycle have one, too.
+    The mean of πA^t over 2¹⁶ steps from the uniform law, so that chains that cycle have one, too.
     """
 
     def double(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -151,7 +151,9 @@ def stationary_distribution(transition: Array) -> Array:
 
     count = transition.shape[0]
     start = jnp.full(count, 1.0 / count, transition.dtype)
-    _, mean = jax.lax.fori_loop(0, 16, double, (transition, start))
+    power, mean = jax.lax.fori_loop(0, 16, double, (transition, start))
+    # Means over the first steps, too, are still away from it; the last power takes them there.
+    mean = mean @ power
     return mean / mean.sum()
 
 
