@@ -79,6 +79,12 @@ def held_out_scores(
     # A probability of counts or codes is on another scale than a density.
     if isinstance(estimator, LinearICA) or getattr(estimator, "likelihood", "gaussian") not in REAL:
         return scores
+    if x.isna().to_numpy().any():
+        scores["linear"] = {
+            "name": "linear ICA",
+            "error": "it takes complete rows, and some values are missing",
+        }
+        return scores
     fit_rows = np.asarray(estimator.fit_rows_)
     rows, errors = {}, []
     for name, (baseline, takes_u) in _linear_models(estimator, u).items():

@@ -103,6 +103,7 @@ def collect(
             statements.collapse(
                 [names[i] for i in getattr(estimator, "collapsed_components_", ())], n, has_u=_uses_u(name)
             ),
+            statements.missing_values(x.isna().to_numpy()),
             statements.excluded_rows(len(gross), len(x)),
         )
         if finding is not None
@@ -185,7 +186,14 @@ def _correlation(sources: np.ndarray, x: np.ndarray) -> np.ndarray:
         # A collapsed source has no spread; its correlations are then 0.
         return (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
 
-    return standardised(sources).T @ standardised(x) / len(x)
+    if not np.isnan(x).any():
+        return standardised(sources).T @ standardised(x) / len(x)
+    known = [~np.isnan(column) for column in x.T]
+    columns = [
+        standardised(sources[seen]).T @ standardised(column[seen]) / max(seen.sum(), 1)
+        for seen, column in zip(known, x.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)
 
 
 def _excluded(
@@ -194,9 +202,11 @@ def _excluded(
     if len(gross) == 0:
         return []
     values = x.to_numpy(dtype=np.float64)
-    median = np.median(values, axis=0)
-    scale = 1.4826 * np.median(np.abs(values - median), axis=0)
+    median_of = np.nanmedian if np.isnan(values).any() else np.median
+    median = median_of(values, axis=0)
+    scale = 1.4826 * median_of(np.abs(values - median), axis=0)
     distance = np.abs(values[gross] - median) / np.where(scale > 0, scale, np.inf)
+    distance = np.where(np.isnan(distance), 0.0, distance)
     worst = distance.argmax(axis=1)
     return [
         {

@@ -297,6 +297,21 @@ def variance_profiles(distances: FloatArray | None, names: list[str]) -> Finding
     )
 
 
+def missing_values(unknown: np.ndarray) -> Finding | None:
+    """Values that were not observed; ``unknown`` (N, d) says which."""
+    share = float(unknown.mean())
+    if share == 0:
+        return None
+    empty = int(unknown.all(axis=1).sum())
+    text = (
+        f"{share:.1%} of all values are missing. The likelihood runs over those that were observed, which assumes "
+        "that whether a value is missing depends on u and the observed values only."
+    )
+    if empty:
+        text += f" {empty} row(s) hold no value at all; their sources are what the prior expects."
+    return Finding("missing values", share, "share of values", verdict="info", text=text)
+
+
 def excluded_rows(n_excluded: int, n_rows: int) -> Finding | None:
     """Gross spikes that were left out of the fit."""
     if n_excluded == 0:
