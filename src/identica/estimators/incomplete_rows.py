@@ -26,6 +26,7 @@ class IncompleteRows:
     missing: Any = "error"
     whitening_: Whitening
     column_correlation_: FloatArray
+    n_features_in_: int
 
     _n_scores: Any
 
