@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
@@ -21,6 +22,7 @@ from identica.models import FlowModel
 from identica.networks.invertible import InvertibleNetwork
 from identica.objectives import hidden_markov as objectives
 from identica.random import named_key
+from identica.report.collect import collect
 from identica.series import hidden_markov as chain
 
 K, T = 3, 6
@@ -308,6 +310,30 @@ def test_the_same_seed_gives_the_same_fit(fitted):
     again = clone(fitted).fit(_series()[0])
     np.testing.assert_array_equal(again.states_, fitted.states_)
     np.testing.assert_array_equal(again.transform(_series()[0]), fitted.transform(_series()[0]))
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_end(fitted, tmp_path):
+    X = _series()[0]
+
+    def stop(progress):
+        if progress.name.endswith("own states"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _estimator(checkpoint=tmp_path / "run", callbacks=[stop]).fit(X)
+    again = _estimator(checkpoint=tmp_path / "run").fit(X)
+    np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
+    np.testing.assert_array_equal(again.states_, fitted.states_)
+
+
+def test_the_report_scores_held_out_windows_in_order(fitted):
+    frame = pd.DataFrame(_series()[0], columns=["a", "b"])
+    contents = collect(fitted, frame)
+    held_out = np.sort(fitted.held_out_rows_)
+    breaks = np.concatenate([[0], np.cumsum(np.diff(held_out) != 1)])
+    expected = fitted.score(frame.iloc[held_out], sequence=breaks)
+    assert contents.scores["model"]["mean"] == pytest.approx(expected)
+    assert contents.scores["difference"]["mean"] > 0.5  # states tell more than a mixture per source
 
 
 def test_what_does_not_fit_together_is_refused(fitted):

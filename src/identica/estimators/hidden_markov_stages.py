@@ -17,6 +17,7 @@ from identica.estimators.flow_stages import (
     grow,
     refine,
     standardised,
+    straighten,
 )
 from identica.models.flow import FlowModel
 from identica.models.hidden_markov import TaughtFlow
@@ -34,9 +35,10 @@ from identica.objectives.hidden_markov import (
 from identica.series.hidden_markov import Posterior
 from identica.training import EM, LBFGS, Adam, Stage
 from identica.training.loop import MONITOR_ROWS
+from identica.training.stage import Prepare
 from identica.typing import Array, Key
 
-STATE_STEPS, _STATE_GAIN = 150, 1e-4
+_STATE_STEPS, _STATE_GAIN = 150, 1e-4
 """Most steps of EM that find the first states, and the gain of ten, nats per row, for which they go on."""
 
 _WINDOWS = (25, 10)
@@ -54,44 +56,43 @@ _REFINEMENT, _PATIENCE = 0.6, 4
 class HiddenMarkovPlan(FlowPlan):
     """What the stages of a flow with hidden states depend on; ``n_segments`` is the number K of states.
 
-    Attributes
-    ----------
-    taught : int
-        Depth up to which networks are trained on the states that Gaussians of x tell; deeper ones maximise
-        the exact likelihood, states included.
+    All depths but the last are trained on the states that Gaussians of x tell; the last one maximises the exact
+    likelihood, states included.
     """
 
-    taught: int = 4
-
     def stages(self) -> list[Stage]:
-        """States of x by EM; growth on them; growth under the exact likelihood; refinement and polish."""
+        """States of x by EM; growth on them; the exact likelihood; refinement and polish."""
         states = Stage(
             "states", _Clusters(self.n_segments), StatesLikelihood(), HeldOutStates(),
-            EM(StatesUpdate(MONITOR_ROWS)), STATE_STEPS, self.restarts, max(1, self.restarts // 4),
+            EM(StatesUpdate(MONITOR_ROWS)), _STATE_STEPS, self.restarts, max(1, self.restarts // 4),
             chunk=10, patience=2, tolerance=_STATE_GAIN,
         )  # fmt: skip
         depths = list(range(min(self.first_depth, self.n_layers), self.n_layers + 1))
-        plan = [(depth, depth <= self.taught) for depth in depths]
-        if plan[-1][1]:  # the last stage is always under the exact likelihood
-            plan = [*plan[:-1], (depths[-1], len(plan) == 1), (depths[-1], False)][: max(2, len(plan))]
-        shares = [_SHARES.get(depth, _LATER_SHARE) for depth, _ in plan]
+        taught = depths[:-1] or depths
+        shares = [_SHARES.get(depth, _LATER_SHARE) for depth in [*taught, depths[-1]]]
+        steps = [max(1, round(self.max_iter * share / sum(shares))) for share in shares]
         adam = Adam(rate=2e-2, b2=0.99, clip=5.0)
-        stages, own = [states], False
-        for place, ((depth, taught), share) in enumerate(zip(plan, shares, strict=True)):
-            last = place == len(plan) - 1
-            begins = place == 0
-            grown = not begins and depth > plan[place - 1][0]
-            keep = 1 if last else self.restarts if place < len(plan) - 2 else -(-self.restarts // 2)
-            objective = TaughtProfile() if taught else HiddenMarkovLikelihood()
-            evaluate = HeldOutTaught() if taught else HeldOutHiddenMarkov()
-            name = f"{depth} layer{'s' if depth > 1 else ''}" + ("" if taught else ", own states")
-            prepare = self._begin if begins else _Next(grown, not taught and not own)
-            steps = max(1, round(self.max_iter * share / sum(shares)))
+        stages = [states]
+        for place, depth in enumerate(taught):
             stages.append(
-                Stage(name, prepare, objective, evaluate, adam, steps, self.restarts, keep, self.batch_size)  # type: ignore[arg-type]
+                Stage(
+                    name=_layers(depth),
+                    prepare=_grow_taught if place else self._begin,
+                    objective=TaughtProfile(),
+                    evaluate=HeldOutTaught(),
+                    solver=adam,
+                    steps=steps[place],
+                    restarts=self.restarts,
+                    keep=-(-self.restarts // 2) if place == len(taught) - 1 else self.restarts,
+                    batch_size=self.batch_size,
+                )
             )
-            own = not taught
         objective, evaluate = HiddenMarkovLikelihood(), HeldOutHiddenMarkov()
+        own = Stage(
+            f"{_layers(depths[-1])}, own states", _leave_teacher(len(depths) > 1), objective, evaluate, adam,
+            steps[-1], self.restarts, 1, self.batch_size,
+        )  # fmt: skip
+        stages.append(own)
         if self.refined:
             steps = max(1, round(self.max_iter * _REFINEMENT))
             refinement = Stage(
@@ -110,23 +111,26 @@ class HiddenMarkovPlan(FlowPlan):
         return TaughtFlow(self._create(None, data, key), system)
 
 
-@dataclass(frozen=True)
-class _Next:
-    """``prepare`` of a network that may grow, and may leave its teacher for states of its own."""
+def _layers(depth: int) -> str:
+    return f"{depth} layer{'s' if depth > 1 else ''}"
 
-    grows: bool
-    leaves: bool
 
-    def __call__(
-        self, system: TaughtFlow | FlowModel | None, data: Dataset, key: Key
-    ) -> TaughtFlow | FlowModel:
+def _grow_taught(system: TaughtFlow | None, data: Dataset, key: Key) -> TaughtFlow:
+    if system is None:
+        raise ValueError("there is nothing to grow before the first stage")
+    return TaughtFlow(grow(system.flow, data, key), system.teacher)
+
+
+def _leave_teacher(grows: bool) -> Prepare:
+    """``prepare`` of a network with states of its own, and with a last layer if it ``grows``."""
+
+    def leave(system: TaughtFlow | None, data: Dataset, key: Key) -> FlowModel:
         if system is None:
             raise ValueError("there is nothing to grow before the first stage")
-        if isinstance(system, FlowModel):
-            return grow(system, data, key) if self.grows else system
-        flow = grow(system.flow, data, key) if self.grows else system.flow
-        system = TaughtFlow(flow, system.teacher)
-        return _own(system, data.head(MONITOR_ROWS)) if self.leaves else system
+        flow = straighten(system.flow, data, key) if grows else system.flow
+        return _own(TaughtFlow(flow, system.teacher), data.head(MONITOR_ROWS))
+
+    return leave
 
 
 @eqx.filter_jit

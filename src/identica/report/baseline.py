@@ -65,7 +65,9 @@ def held_out_scores(
         return None
     blocks = None if sequence is None else blocks_of(held_out, sequence)
     x_held, u_held = x.iloc[held_out], rows_of(u, held_out)
-    model = np.asarray(estimator.score_samples(x_held, u=u_held), dtype=np.float64)
+    # Rows whose states are hidden are scored in the order of time, each block by itself.
+    ordered = {"sequence": blocks} if getattr(estimator, "prior", None) == "hmm" else {}
+    model = np.asarray(estimator.score_samples(x_held, u=u_held, **ordered), dtype=np.float64)
     scores: dict[str, Any] = {
         "unit": "nats per row",
         "kind": score_kind(estimator),
