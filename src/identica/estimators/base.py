@@ -189,6 +189,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.status_, self.n_iter_ = result.status, max(1, result.n_steps)
         self.converged_ = result.status is Status.CONVERGED
         self._n_features_out = self.n_components_
+        self._complete(X, ids)
         self.fit_seconds_ = time.perf_counter() - started
         self._checkpoint = checkpoint
         if not result.status.ok:
@@ -212,6 +213,9 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return float(np.average(rows, weights=sample_weight))
 
     # Pieces -------------------------------------------------------------------------------------------
+
+    def _complete(self, X: FloatArray, ids: IntArray | None) -> None:
+        """What a method tells of all rows at the end of a fit, if anything."""
 
     def _n_scores(self) -> int | None:
         """Principal components that the model sees; None for as many as X has rank."""

@@ -49,42 +49,6 @@ class HiddenStateEstimator(ExactEstimator):
     def _requires_u(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return not self._hidden
 
-    def fit(self, X: Any, y: Any = None, *, u: Any = None, sequence: Any = None) -> "HiddenStateEstimator":
-        """Learn sources from rows X and the auxiliary variable u, or from their order with ``prior="hmm"``.
-
-        Parameters
-        ----------
-        X : array-like of shape (N, d)
-            Observations, in any units; with ``prior="hmm"`` in order of time.
-        y : array-like, optional
-            Used as u if u is not given, for tools that pass only X and y; ignored with ``prior="hmm"``.
-        u : array-like of shape (N,) or (N, m), or data frame, optional
-            Auxiliary variable: labels of any type, numbers, or both. None with ``prior="hmm"``.
-        sequence : array-like of shape (N,), optional
-            Time-series ids; held-out rows are then contiguous blocks. With ``prior="hmm"`` the chain
-            begins anew in each series; all rows are one series by default.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        identica.DataError
-            If the data cannot be used as given; the message says why and what to try.
-        identica.errors.NonFiniteError
-            If the objective was never finite.
-        """
-        super().fit(X, y, u=u, sequence=sequence)
-        if self._hidden:
-            self.transition_matrix_ = np.exp(np.asarray(self._chain().log_transition, np.float64))
-            self.transition_matrix_ /= self.transition_matrix_.sum(axis=1, keepdims=True)
-            with precision_of("float64"):
-                shares = _stationary(jnp.asarray(self.transition_matrix_))
-            self.stationary_distribution_ = np.asarray(shares)
-            self.states_ = self.predict_states(X, sequence=sequence)
-        return self
-
     def predict_states(self, X: Any, *, sequence: Any = None) -> IntArray:
         """The most probable path of hidden states through rows in order of time, (N,): Viterbi's.
 
@@ -96,14 +60,14 @@ class HiddenStateEstimator(ExactEstimator):
         sequence : array-like of shape (N,), optional
             Time-series ids; None is one series.
         """
-        return self._along(X, sequence, _path)[0].astype(np.int64)
+        return self._along(*self._in_time(X, sequence), _path)[0].astype(np.int64)
 
     def state_probabilities(self, X: Any, *, sequence: Any = None) -> FloatArray:
         """Probability of each state in each row, given all rows of its series, (N, n_states).
 
         Parameters are those of `predict_states`. Only with ``prior="hmm"``.
         """
-        return self._along(X, sequence, _probabilities)[0].astype(np.float64)
+        return self._along(*self._in_time(X, sequence), _probabilities)[0].astype(np.float64)
 
     def score_samples(self, X: Any, y: Any = None, *, u: Any = None, sequence: Any = None) -> FloatArray:
         """Exact log p(x|u) of each row, nats (N,); log p(x), averaged over u, if u is not given.
@@ -114,8 +78,8 @@ class HiddenStateEstimator(ExactEstimator):
         if not self._hidden:
             return super().score_samples(X, y, u=u)
         self._refuse(u)
-        log_p, log_det = self._along(X, sequence, _log_densities)
-        X, _ = self._check_rows(X)
+        X, ids = self._in_time(X, sequence)
+        log_p, log_det = self._along(X, ids, _log_densities)
         return (log_p + log_det).astype(np.float64) + self.whitening_.log_density_of_the_rest(X)
 
     def score(
@@ -133,6 +97,15 @@ class HiddenStateEstimator(ExactEstimator):
         return LogLikelihood.from_rows(self.score_samples(X, u=u, sequence=sequence), "exact")
 
     # Pieces -------------------------------------------------------------------------------------------
+
+    def _complete(self, X: FloatArray, ids: IntArray | None) -> None:
+        if not self._hidden or ids is None:
+            return
+        self.transition_matrix_ = np.exp(np.asarray(self._chain().log_transition, np.float64))
+        self.transition_matrix_ /= self.transition_matrix_.sum(axis=1, keepdims=True)
+        with precision_of("float64"):
+            self.stationary_distribution_ = np.asarray(_stationary(jnp.asarray(self.transition_matrix_)))
+        self.states_ = self._along(X, ids, _path)[0].astype(np.int64)
 
     def _refuse(self, u: Any) -> None:
         if u is not None:
@@ -213,12 +186,16 @@ class HiddenStateEstimator(ExactEstimator):
             raise AttributeError(f"only prior='hmm' has hidden states, this fit has prior={self.prior!r}")
         return prior
 
-    def _along(self, X: Any, sequence: Any, recursion: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _in_time(self, X: Any, sequence: Any) -> tuple[FloatArray, IntArray]:
+        """New rows, checked, and the series that each belongs to."""
+        self._chain()
+        X, _ = self._check_rows(X)
+        ids = check_sequence(sequence, len(X))
+        return X, np.zeros(len(X), np.int64) if ids is None else ids
+
+    def _along(self, X: FloatArray, ids: IntArray, recursion: Any) -> tuple[np.ndarray, np.ndarray]:
         """A recursion over all rows in order of time (N, …), and log|det| of each row (N,)."""
         prior = self._chain()
-        X, _ = self._check_rows(X)
-        ids = self._series(sequence, len(X))
-        assert ids is not None
         order = np.argsort(ids, kind="stable")
         with precision_of(self.precision) as precision:
             model = self.model_
