@@ -28,6 +28,7 @@ from identica.estimators.noise_directions import (
     with_common_noise,
 )
 from identica.estimators.shape_choice import ShapeChoice, earlier
+from identica.estimators.spline_stages import KINDS, SplinePlan, affordable_splines
 from identica.estimators.validation import check_callbacks, check_count, check_sizes
 from identica.estimators.volume_stages import VolumePlan, affordable_couplings
 from identica.families import (
@@ -79,6 +80,10 @@ class FlowICA(HiddenStateEstimator):
         determinant is the same everywhere, with as many latents as X has linearly independent columns. Those
         that u modulates are sources; the others are noise, with one density for all u. It suits sensors
         that are more than the sources, when the noise is mixed in nonlinearly or n is not known.
+    network : {"grown", "coupling-splines", "autoregressive-splines"}
+        The invertible network with ``volume="free"``: linear maps and monotone functions that grow layer by layer, or
+        flows of rational-quadratic splines from full depth on (``pip install 'identica[flows]'``), which bend
+        more freely, take longer and find hard mixtures less surely.
     prior : {"auto", "gaussian", "gaussian-scale", "laplace", "generalized-gaussian", "general", "hmm"}
         Distribution of each source given u. ``"generalized-gaussian"`` has a location and a scale modulated by
         u and learns the shape: a power (1 is Laplace, 2 is Gaussian) is a parameter of each source.
@@ -96,7 +101,8 @@ class FlowICA(HiddenStateEstimator):
         the number of components. ``()`` is a linear map. None takes four hidden layers, fewer if
         there are too few rows to determine them, and tries couplings after them. With
         ``volume="preserving"``, one entry per coupling: the units of its network's two layers, all equal;
-        None takes eight couplings with 32 units, fewer if there are too few rows.
+        None takes eight couplings with 32 units, fewer if there are too few rows. With splines likewise, one
+        entry per layer; None takes six.
     max_iter : int
         Optimiser steps over all stages of growth; refinement and polish come on top, in proportion.
     n_restarts : int
@@ -166,6 +172,7 @@ class FlowICA(HiddenStateEstimator):
         n_components: int | None = None,
         *,
         volume: str = "free",
+        network: str = "grown",
         prior: str = "auto",
         n_states: int | None = None,
         hidden_sizes: tuple[int, ...] | None = None,
@@ -180,6 +187,7 @@ class FlowICA(HiddenStateEstimator):
     ):
         self.n_components = n_components
         self.volume = volume
+        self.network = network
         self.prior = prior
         self.n_states = n_states
         self.hidden_sizes = hidden_sizes
@@ -210,8 +218,14 @@ class FlowICA(HiddenStateEstimator):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
         family = _FAMILIES[self.prior](n)
+        if self.network not in ("grown", *KINDS):
+            raise ValueError(f"network must be 'grown' or one of {', '.join(KINDS)}, got {self.network!r}")
         if self._hidden and self._preserving:
             raise ValueError("prior='hmm' needs volume='free', got volume='preserving'")
+        if self.network != "grown" and (self._hidden or self._preserving):
+            raise ValueError(
+                f"network={self.network!r} goes with volume='free' and without prior='hmm'; leave it at 'grown'"
+            )
         if self.n_states is not None and not self._hidden:
             raise ValueError(f"n_states={self.n_states!r} is for prior='hmm', got prior={self.prior!r}")
         if not problem.discrete and self.prior in ("gaussian-scale", "laplace"):
@@ -228,6 +242,11 @@ class FlowICA(HiddenStateEstimator):
             couplings, units = self._choose_couplings(problem)
             self.n_layers_ = couplings + 1
             return VolumePlan(couplings, units, n, family, n_segments, self.max_iter, restarts)
+        if self.network != "grown":
+            layers, units = self._choose_splines(problem)
+            self.n_layers_ = layers + 1
+            kind = KINDS[self.network]
+            return SplinePlan(layers, units, n, family, n_segments, self.max_iter, restarts, kind)
         self.n_layers_ = self._choose_layers(problem)
         plan = HiddenMarkovPlan if self._hidden else FlowPlan
         return plan(
@@ -265,13 +284,7 @@ class FlowICA(HiddenStateEstimator):
             return 0, 0
         if self.hidden_sizes is None:
             return affordable_couplings(problem.n_components, problem.n_rows)
-        sizes = check_sizes(self.hidden_sizes)
-        if len(set(sizes)) > 1:
-            raise ValueError(
-                f"hidden_sizes={sizes}, but couplings have networks of equal size: use {(sizes[0],) * len(sizes)}, "
-                "or () for a linear map"
-            )
-        return (len(sizes), sizes[0]) if sizes else (0, 0)
+        return _equal_sizes(check_sizes(self.hidden_sizes))
 
     def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
         callbacks = check_callbacks(self.callbacks)
@@ -307,6 +320,14 @@ class FlowICA(HiddenStateEstimator):
         self.noise_gain_ = np.asarray(found)
         warn_of_noise(found, self.n_components_)
 
+    def _choose_splines(self, problem: Problem) -> tuple[int, int]:
+        """Layers and units; (0, 0) is a linear map."""
+        if problem.n_components < 2:
+            return 0, 0
+        if self.hidden_sizes is None:
+            return affordable_splines(KINDS[self.network], problem.n_components, problem.n_rows)
+        return _equal_sizes(check_sizes(self.hidden_sizes))
+
     def _separate(
         self,
         system: FlowModel,
@@ -335,3 +356,13 @@ class FlowICA(HiddenStateEstimator):
         self.modulation_gains_[:, :n] = self.modulation_gains_[:, rank[sources]]
         prior = with_common_noise(prior, common, found.order[n:])
         return FlowModel(system.demixer, system.family, prior), np.concatenate([sources, found.order[n:]])
+
+
+def _equal_sizes(sizes: tuple[int, ...]) -> tuple[int, int]:
+    """Number and units of couplings or layers, whose networks are equally large."""
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"hidden_sizes={sizes}, but couplings have networks of equal size: use {(sizes[0],) * len(sizes)}, "
+            "or () for a linear map"
+        )
+    return (len(sizes), sizes[0]) if sizes else (0, 0)

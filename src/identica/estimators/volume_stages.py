@@ -10,6 +10,7 @@ from identica.estimators.flow_stages import BATCH_SIZE, GROWTH_ROWS, POLISHED_RO
 from identica.families import Family
 from identica.models.flow import FlowModel
 from identica.networks.invertible import InvertibleNetwork
+from identica.networks.spline_flow import SplineFlow
 from identica.networks.volume_preserving import VolumePreservingNetwork, volume_preserving_parameters
 from identica.objectives.exact_likelihood import (
     ExactLikelihood,
@@ -87,9 +88,8 @@ class VolumePlan:
     def _create(self, system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
         network_key, prior_key = jax.random.split(key)
         d = self.n_directions
-        if self.couplings and d > 1:
-            network = VolumePreservingNetwork.random(d, self.couplings, self.units, key=network_key)
-        else:
+        network = self._network(network_key) if self.couplings and d > 1 else None
+        if network is None:
             network = InvertibleNetwork.random(d, 1, key=network_key)
         prior = None
         if not self.n_segments:
@@ -97,6 +97,9 @@ class VolumePlan:
             parameters = NetworkMap.random(examples, d, self.family.number_of_statistics, key=prior_key)
             prior = ModulatedPrior(self.family, parameters)
         return FlowModel(network, self.family, prior)
+
+    def _network(self, key: Key) -> VolumePreservingNetwork | SplineFlow:
+        return VolumePreservingNetwork.random(self.n_directions, self.couplings, self.units, key=key)
 
 
 def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:

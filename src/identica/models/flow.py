@@ -9,6 +9,7 @@ from identica.conditionals import MixturePrior, ModulatedPrior
 from identica.families import Family
 from identica.networks.coupling import RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
+from identica.networks.spline_flow import SplineFlow
 from identica.networks.volume_preserving import VolumePreservingNetwork
 from identica.typing import Array, Key
 
@@ -20,7 +21,7 @@ class FlowModel(eqx.Module):
 
     Attributes
     ----------
-    demixer : InvertibleNetwork, RefinedNetwork or VolumePreservingNetwork
+    demixer : InvertibleNetwork, RefinedNetwork, VolumePreservingNetwork or SplineFlow
         g, from white scores to latents z.
     family : Family
         Of the latents given u.
@@ -30,21 +31,23 @@ class FlowModel(eqx.Module):
         From latents to sources: the stated order, sign and scale. The prior stays that of the latents.
     """
 
-    demixer: InvertibleNetwork | RefinedNetwork | VolumePreservingNetwork
+    demixer: InvertibleNetwork | RefinedNetwork | VolumePreservingNetwork | SplineFlow
     family: Family
     prior: ModulatedPrior | MixturePrior | None = None
     orientation: AffineMap | None = None
 
     @property
     def network(self) -> InvertibleNetwork:
-        """The demixer without its couplings, which a volume-preserving one cannot do without."""
-        if isinstance(self.demixer, VolumePreservingNetwork):
-            raise TypeError("a volume-preserving demixer holds no network that grows")
+        """The demixer without its couplings, if it is of the kind that grows."""
+        if isinstance(self.demixer, VolumePreservingNetwork | SplineFlow):
+            raise TypeError(f"a {type(self.demixer).__name__} holds no network that grows")
         return self.demixer.network if isinstance(self.demixer, RefinedNetwork) else self.demixer
 
     @property
     def n_components(self) -> int:
         """Number n of latents."""
+        if isinstance(self.demixer, SplineFlow):
+            return self.demixer.n_components
         volume = isinstance(self.demixer, VolumePreservingNetwork)
         return (self.demixer if volume else self.network).last.bias.shape[-1]  # type: ignore[union-attr]
 

@@ -6,6 +6,7 @@ from identica.networks.flow_mixing import FlowMixing
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
+from identica.networks.spline_flow import SplineFlow
 from identica.networks.volume_preserving import VolumePreservingNetwork
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "MonotoneHinges",
     "MultilayerPerceptron",
     "RefinedNetwork",
+    "SplineFlow",
     "VolumePreservingNetwork",
 ]

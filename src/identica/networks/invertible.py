@@ -130,9 +130,7 @@ class InvertibleNetwork(eqx.Module):
                 f"the network has room for {room + 1} layer(s) and uses them all; draw it with a larger most_layers"
             )
 
-    def grown(
-        self, x: Array, *, key: Key, spread: float = 0.1, turned: bool = True
-    ) -> "InvertibleNetwork":
+    def grown(self, x: Array, *, key: Key, spread: float = 0.1, turned: bool = True) -> "InvertibleNetwork":
         """One more layer, computing nearly the same function.
 
         Outputs are standardised and turned by a random rotation Q, a new monotone function of small

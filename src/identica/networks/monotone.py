@@ -61,7 +61,8 @@ class MonotoneHinges(eqx.Module):
         )
         return cls(
             slope=jnp.full((n,), 0.0 if straight else -3.0),
-            hinge_slopes=(-3.0 if straight else -0.5) + spread * jax.random.normal(slopes_key, (n, 2, hinges)),
+            hinge_slopes=(-3.0 if straight else -0.5)
+            + spread * jax.random.normal(slopes_key, (n, 2, hinges)),
             hinge_places=places,
             hinge_widths=jnp.full((n, 2, hinges), -2.0),
             step=step,
