@@ -148,6 +148,8 @@ class FlowICA(HiddenStateEstimator):
         With ``prior="hmm"``, the most probable path of hidden states, numbered from the most frequent one.
     transition_matrix_ : array (n_states, n_states)
         With ``prior="hmm"``, the probabilities of moving from one state to another between two rows.
+    stationary_distribution_ : array (n_states,)
+        With ``prior="hmm"``, the share of time that the chain spends in each state in the long run.
     seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_
 
     References
