@@ -91,4 +91,3 @@ def _log_likelihoods(
         return jax.nn.logsumexp(logs, axis=0) - jnp.log(_SAMPLES) + volume
 
     return jax.lax.map(at, levels), model.log_marginal(x, u)
-
