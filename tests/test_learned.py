@@ -125,3 +125,13 @@ def test_restarts_grown_from_one_network_do_not_count_as_agreement():
     same = finding(1, 1, 2)
     assert (same.value, same.verdict) == ("2 of 3", "warning")
     assert "raise n_restarts (3 here)" in same.text
+
+
+def test_findings_say_whether_rows_speak_for_noise():
+    assert learned.noise(None, 5) is None
+    clear = learned.noise(np.array([0.04, 0.2, 0.02]), 5)
+    assert clear is not None and clear.verdict == "warning"
+    assert "4 % of each column" in clear.text and "IVAE" in clear.text
+    assert clear.interval == pytest.approx((0.16, 0.24))
+    none = learned.noise(np.array([0.01, -0.3, 0.02]), 5)
+    assert none is not None and none.verdict == "good"

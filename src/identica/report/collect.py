@@ -92,6 +92,7 @@ def collect(
                 n,
                 getattr(estimator, "n_components", 0) is None,
             ),
+            learned.noise(getattr(estimator, "noise_gain_", None), n),
             learned.latents_without_u(estimator),
             integration(estimator),
             learned.shape(getattr(estimator, "model_", None), names),

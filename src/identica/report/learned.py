@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from identica.estimators.exact import CLEAR_EFFECT, clear_effects
+from identica.estimators.noise_check import NoiseGain
 from identica.estimators.noise_directions import SMALLEST_GAIN, SMALLEST_SHARE
 from identica.families import PowerLocationScale
 from identica.findings import Finding
@@ -66,6 +67,39 @@ def effect_of_u(effect: FloatArray | None, names: list[str]) -> Finding | None:
         text=text,
         reference="mean distance between p(z|u) of two rows, 0 to 1, from ranks of own among permuted u; clear "
         f"beyond {CLEAR_EFFECT:g} standard deviations over permutations",
+    )
+
+
+def noise(gain: FloatArray | None, n_components: int) -> Finding | None:
+    """Whether held-out rows speak for noise, which a flow has none of.
+
+    Parameters
+    ----------
+    gain : (3,) array or None
+        ``noise_gain_`` of a `FlowICA`: level, gain in nats per row, and its standard error.
+    n_components : int
+    """
+    if gain is None:
+        return None
+    found = NoiseGain(*(float(v) for v in gain))
+    share = f"{100 * found.level:.0f} % of each column's standard deviation"
+    if found.is_clear(n_components):
+        verdict = "warning"
+        text = (
+            f"Held-out rows are more probable if their columns carry noise, about {share}. This model has none and is "
+            "bent by it: fit IVAE, which has, or NonlinearICA, which compares both."
+        )
+    else:
+        verdict = "good"
+        text = f"Allowing for noise ({share}) does not make held-out rows clearly more probable."
+    return Finding(
+        "noise",
+        found.gain,
+        "nats per row",
+        (found.gain - 2 * found.error, found.gain + 2 * found.error),
+        verdict=verdict,
+        text=text,
+        reference="importance samples of the clean observation, the flow left as it is",
     )
 
 
