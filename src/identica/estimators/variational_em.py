@@ -29,6 +29,7 @@ from identica.objectives.expectation_maximization import (
     VariationalUpdate,
     starting_rows,
 )
+from identica.random import named_rng
 from identica.training import EM, Stage
 from identica.typing import FloatArray, Key
 
@@ -86,7 +87,8 @@ class VariationalEM(VariationalEstimator):
         Ten steps (two, if variational) that gain less, in nats per row of held-out rows, are steps without
         gain; three times in a row they end the fit.
     n_restarts : int
-        Models fitted side by side.
+        Models fitted side by side. The first begins with the principal components, the others, if the decoder is
+        a network, with directions drawn at random.
     validation_fraction, outlier_threshold, precision, random_state, callbacks, checkpoint
         As in `IVAE`. ``validation_fraction=0`` judges by the fitted rows.
 
@@ -175,7 +177,7 @@ class VariationalEM(VariationalEstimator):
             or not tolerance > 0
         ):
             raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
-        start, kind = self._start(problem)
+        starts, kind = self._starts(problem, restarts)
         updates = {
             "exact": ExactUpdate(),
             "quadrature": QuadratureUpdate(m_steps=m_steps),
@@ -185,7 +187,7 @@ class VariationalEM(VariationalEstimator):
         return [
             Stage(
                 "EM",
-                start,
+                starts,
                 EMLoss(kind),
                 EMRanking(kind, problem.held_out is not None),
                 EM(updates[kind]),
@@ -198,19 +200,29 @@ class VariationalEM(VariationalEstimator):
             )
         ]
 
-    def _start(self, problem: Problem) -> tuple["_Start", str]:
+    def _starts(self, problem: Problem, restarts: int) -> tuple[tuple["_Start", ...], str]:
+        """Principal components first; for further restarts of a network other directions, drawn at random.
+
+        EM leaves a direction that it began with only slowly, and the widest need not be the one to bend.
+        """
         x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
         n, dtype = problem.n_components, problem.data.x.dtype
         observation, sizes = self._observation(problem), check_sizes(self.hidden_sizes)
         kind = self._kind(observation, sizes, n)
         features = encoder_features(x, n, **self._encoding(observation), dtype=dtype)
-        scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)[:, :n]
+        scores = np.asarray(features(problem.data.x[: problem.n_rows]), np.float64)
         extra = _FIRST_NOISE if sizes else 1e-3
-        weight, bias, observation = observation.linear_start(scores, x, extra_variance=extra)
-        nodes = self._nodes(kind, n)
-        return _Start(
-            observation, sizes, n, x.shape[1], weight.astype(dtype), bias.astype(dtype), nodes, kind
-        ), kind
+        nodes, starts = self._nodes(kind, n), []
+        for restart in range(restarts if sizes else 1):
+            z = scores[:, :n]
+            if restart:
+                rng = named_rng(problem.seed, "directions", restart)
+                z = scores @ np.linalg.qr(rng.standard_normal((scores.shape[1], n)))[0]
+                z = z / z.std(axis=0)
+            weight, bias, own = observation.linear_start(z, x, extra_variance=extra)
+            parts = weight.astype(dtype), bias.astype(dtype)
+            starts.append(_Start(own, sizes, n, x.shape[1], *parts, nodes, kind))
+        return tuple(starts), kind
 
     def _kind(self, observation: Observation, sizes: tuple[int, ...], n: int) -> str:
         if self.e_step not in _E_STEPS:
@@ -252,12 +264,12 @@ class VariationalEM(VariationalEstimator):
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """Principal components as a first decoder, with every row at Laplace's approximation.
+    """Some linear directions as a first decoder, with every row at Laplace's approximation.
 
     Attributes
     ----------
     observation : Observation
-        With the residual variance of principal components.
+        With the residual variance of these directions.
     hidden_sizes : tuple of int
     n_components, n_columns : int
     weight, bias : arrays (n, outputs) and (outputs,)
