@@ -154,7 +154,9 @@ def small():
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator = identica.IVAE(decoder="flow", max_iter=60, n_restarts=1, random_state=0).fit(data.X, u=data.u)
+        estimator = identica.IVAE(decoder="flow", max_iter=60, n_restarts=1, random_state=0).fit(
+            data.X, u=data.u
+        )
     return data, estimator
 
 
