@@ -84,6 +84,8 @@ def test_dependence_is_the_squared_distance_correlation():
     assert float(dependence(jnp.asarray(padding), weight)) == pytest.approx(expected, rel=1e-4)
     assert float(dependence(jnp.asarray(np.c_[a, 3 * a + 1]))) == pytest.approx(1, abs=1e-5)
     assert float(dependence(jnp.asarray(z[:, :1]))) == 0
+    assert float(dependence(jnp.asarray(z[:1]))) == 0
+    assert float(dependence(jnp.asarray(np.c_[a, np.ones(80)]))) == 0
 
 
 def test_the_best_discriminator_of_gaussians_has_the_loss_that_quadrature_gives():

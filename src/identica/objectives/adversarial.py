@@ -123,8 +123,9 @@ def dependence(z: Array, weight: Array | None = None) -> Array:
     root = jnp.sqrt(share)
     flat = (centred * root[:, None] * root[None, :]).reshape(n, -1)
     covariance = flat @ flat.T
-    variance = jnp.maximum(jnp.diagonal(covariance), 1e-30)
-    correlation = jnp.maximum(covariance, 0.0) / jnp.sqrt(variance[:, None] * variance[None, :])
+    # Of a constant column, and of a single row, all distances are 0.
+    spread = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 1e-30))
+    correlation = jnp.maximum(covariance, 0.0) / spread[:, None] / spread[None, :]
     return (correlation.sum() - jnp.trace(correlation)) / (n * (n - 1))
 
 
