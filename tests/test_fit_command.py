@@ -175,7 +175,7 @@ def test_missing_ids_of_a_sequence_are_named_by_their_line(recording, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["auto", "tcl", "gcl", "vae", "mle", "em"])
+@pytest.mark.parametrize("method", ["auto", "tcl", "gcl", "vae", "mle", "em", "autoencoder", "adversarial"])
 def test_every_method_writes_a_run(method, table, tmp_path, capsys):
     u = ["--u", "u", "--drop", "s*"] if method in _NEEDS_U else ["--drop", "s*,u"]
     tokens = [*u, "--method", method, "--max-iter", "10", "--out", tmp_path / "run"]

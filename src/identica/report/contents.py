@@ -122,6 +122,7 @@ class ReportContents:
 
 
 HEADLINES = (
+    "meaning of the latents",
     "convergence",
     "held-out log-likelihood",
     "gain over linear ICA",
