@@ -47,6 +47,9 @@ ESTIMATORS = {
     "adversarial": lambda **kw: AdversarialICA(**{**SHORT, **kw}),
 }
 
+# Those that leave spikes out by the same code as the others.
+RELATED = {"vae", "tcl", "pcl", "gcl", "marginal-mle", "variational-em", "autoencoder", "adversarial"}
+
 
 @pytest.fixture
 def no_training(monkeypatch):
@@ -351,7 +354,9 @@ def spiked():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name for name in ESTIMATORS]
+)
 def test_gross_spikes_are_left_out_and_named(name):
     data, many = spiked()
     options = {"hidden_sizes": ()} if name == "flow" else {}

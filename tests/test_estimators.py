@@ -95,7 +95,7 @@ EXACT = ["linear-fastica", "linear-joint-diagonalization", "flow"]
 WITHOUT_DENSITY = ["tcl", "pcl", "gcl", "autoencoder", "adversarial"]
 
 # Those that share their base class with one that is always tested, and have tests of their own.
-RELATED = {"adversarial", "autoencoder", "tcl", "pcl", "gcl", "marginal-mle", "variational-em"}
+RELATED = {"adversarial", "autoencoder", "tcl", "pcl", "gcl", "marginal-mle", "vae", "variational-em"}
 
 
 def _each(names):

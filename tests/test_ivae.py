@@ -345,12 +345,16 @@ def test_recipe_follows_the_number_of_rows(monkeypatch, rows, flow, patient):
     monkeypatch.setattr(base, "run_stages", refuse)
     rng = np.random.default_rng(0)
     with pytest.raises(PlannedError) as plan:
-        IVAE(random_state=0).fit(rng.standard_normal((rows, 3)), u=np.arange(rows) % 3)
+        IVAE(decoder="network", random_state=0).fit(rng.standard_normal((rows, 3)), u=np.arange(rows) % 3)
     stages = plan.value.args[0]
     assert any(stage.name.startswith("flow start") for stage in stages) == flow
     assert all((stage.patience is not None) == patient for stage in stages if stage.name == "fine-tuning")
     # A flow's own stages run to the end: their held-out likelihood rises late.
     assert all(stage.patience is None for stage in stages if stage.name.startswith("flow"))
+    # Where rows are not few, the decoder of square data is a flow, and noise comes after it.
+    with pytest.raises(PlannedError) as plan:
+        IVAE(random_state=0).fit(rng.standard_normal((rows, 3)), u=np.arange(rows) % 3)
+    assert any(stage.name == "noise" for stage in plan.value.args[0]) == (rows == 3000)
 
 
 def test_wrong_parameters_are_refused(data):

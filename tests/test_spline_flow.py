@@ -40,6 +40,7 @@ def test_keys_change_weights_and_not_the_structure():
     assert any(not np.array_equal(a, b) for a, b in zip(first.leaves, second.leaves, strict=True))
 
 
+@pytest.mark.slow
 def test_a_flow_of_splines_is_fitted_saved_and_loaded(tmp_path):
     data = identica.simulate("icebeem", seed=2, n_components=2, n_segments=6, n_per_segment=100, layers=2)
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ import hashlib
 import time
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from identica.estimators.validation import (
 )
 from identica.linear.whitening import Whitening
 from identica.random import draw_seed, named_rng
-from identica.training import Checkpoint, Fit, Stage
+from identica.training import Callback, Checkpoint, Fit, Stage
 from identica.training import fit as run_stages
 from identica.typing import FloatArray, IntArray
 
@@ -260,13 +261,16 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """How fitted rows of these segments are arranged; they come in random order."""
         return slice(None)
 
-    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
+    def _train(
+        self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
+    ) -> Fit:
+        """Run the stages; ``callbacks`` in place of the estimator's own."""
         return run_stages(
             self.build(problem),
             problem.data,
             problem.held_out,
             seed=self.seed_,
-            callbacks=check_callbacks(self.callbacks),
+            callbacks=check_callbacks(self.callbacks) if callbacks is None else callbacks,
             checkpoint=checkpoint,
         )
 

@@ -1,6 +1,6 @@
 """`FlowICA`: nonlinear ICA by exact likelihood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,7 @@ from identica.families import (
 )
 from identica.models.flow import FlowModel
 from identica.random import named_rng
-from identica.training import Checkpoint, Fit, Stage
-from identica.training import fit as run_stages
+from identica.training import Callback, Checkpoint, Fit, Stage
 from identica.training.loop import MONITOR_ROWS
 from identica.typing import FloatArray, IntArray
 
@@ -288,18 +287,14 @@ class FlowICA(HiddenStateEstimator):
             return affordable_couplings(problem.n_components, problem.n_rows)
         return _equal_sizes(check_sizes(self.hidden_sizes))
 
-    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
-        callbacks = check_callbacks(self.callbacks)
-        choosing = self._chooses_shape(problem)
-        first = run_stages(
-            self.build(problem),
-            problem.data,
-            problem.held_out,
-            seed=self.seed_,
-            callbacks=[earlier(callback) for callback in callbacks] if choosing else callbacks,
-            checkpoint=checkpoint,
-        )
-        if not choosing or first.status is Status.STOPPED:
+    def _train(
+        self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
+    ) -> Fit:
+        callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
+        if not self._chooses_shape(problem):
+            return super()._train(problem, checkpoint, callbacks)
+        first = super()._train(problem, checkpoint, [earlier(callback) for callback in callbacks])
+        if first.status is Status.STOPPED:
             return first
         choice = ShapeChoice(problem.n_segments, self.max_iter, problem.data, problem.held_out, self.seed_)  # type: ignore[arg-type]
         return choice.better(first, callbacks, checkpoint)

@@ -1,6 +1,7 @@
 """`LinearICA`: the honest baseline, with a likelihood on the same scale as the nonlinear methods'."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from identica.models.flow import FlowModel
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives.exact_likelihood import ExactLikelihood, HeldOutProfile
 from identica.random import named_key
-from identica.training import Checkpoint, Fit, Stage
+from identica.training import Callback, Checkpoint, Fit, Stage
 from identica.typing import Array, FloatArray
 
 _METHODS = ("fastica", "picard", "joint-diagonalization")
@@ -105,7 +106,9 @@ class LinearICA(ExactEstimator):
         """Nothing: linear ICA is not trained by stages."""
         return []
 
-    def _train(self, problem: Problem, checkpoint: Checkpoint | None) -> Fit:
+    def _train(
+        self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
+    ) -> Fit:
         if self.method not in _METHODS:
             raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {self.method!r}")
         scores = np.asarray(problem.data.x, np.float64)[: problem.n_rows]

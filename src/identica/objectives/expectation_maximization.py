@@ -212,7 +212,7 @@ class ExactUpdate:
             variance = variance if observation.noise == "diagonal" else variance.mean()
             log_variance = jnp.log(jnp.maximum(variance - NOISE_FLOOR, 1e-3 * NOISE_FLOOR))
             observation = GaussianObservation(log_variance, observation.noise, observation.variance)
-        network = MultilayerPerceptron((weight,), (center,), None, decoder.network.activation)
+        network = MultilayerPerceptron((weight,), (center,), None, decoder.network.activation)  # type: ignore[union-attr]
         return _with_decoder(system, Decoder(network, observation)), -share @ log_p
 
 
@@ -224,7 +224,7 @@ def exact_loss(system: PerRowModel, data: Dataset) -> Array:
 
 def _linear_parts(decoder: Decoder, d: int) -> tuple[Array, Array, Array]:
     observation: GaussianObservation = decoder.observation  # type: ignore[assignment]
-    weight, bias = decoder.network.weights[0], decoder.network.biases[0]
+    weight, bias = decoder.network.weights[0], decoder.network.biases[0]  # type: ignore[union-attr]
     log_variance = observation.log_variance
     if log_variance is None:
         return weight, bias, jnp.full(d, NOISE_FLOOR + observation.variance, weight.dtype)

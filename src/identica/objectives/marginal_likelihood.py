@@ -13,6 +13,7 @@ from identica.conditionals.laplace import LaplaceEncoder
 from identica.data import Dataset, mean_over_rows
 from identica.expectations import LARGEST_NODE_SHARE, WeightedNodes, place
 from identica.models.latent_variable import LatentVariableModel
+from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.objectives.bound import EVALUATION_ROWS
 from identica.typing import Array, Key
 
@@ -110,8 +111,9 @@ class MarginalLikelihood:
     def _block_size(self, system: LatentVariableModel, batch: Dataset, *, shared: bool) -> int:
         """Nodes per block; a network of nodes that rows share is evaluated without the rows."""
         rows, width = batch.x.shape
-        if not shared and isinstance(system.likelihood, Decoder):
-            width = max(width, *(bias.shape[-1] for bias in system.likelihood.network.biases))
+        network = system.likelihood.network if isinstance(system.likelihood, Decoder) else None
+        if not shared and isinstance(network, MultilayerPerceptron):
+            width = max(width, *(bias.shape[-1] for bias in network.biases))
         return max(1, _BLOCK_VALUES // (rows * width))
 
 
