@@ -40,8 +40,9 @@ _WORTHWHILE = 2e-3
 """And what it has to gain in the end to be kept."""
 
 _TRIAL_STEPS, _BATCH = 300, 2000
-_SHARE, _POLISH, _PATIENCE = 0.3, 0.06, 4
-"""Steps with the base measure and iterations of its polish per step of growth; chunks without gain."""
+_SHARE, _POLISH, _PATIENCE = 0.3, 0.02, 3
+"""Steps with the base measure and iterations of its polish per step of growth; chunks without gain. The
+network was polished before, so that a short one does."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class ShapeChoice:
             "base measure", begin, self._objective, self._evaluate, adam, steps,
             batch_size=_BATCH, patience=_PATIENCE,
         )  # fmt: skip
-        iterations = max(1, round(_POLISH * self.max_iter))
+        iterations = max(20, round(_POLISH * self.max_iter))
         polish = replace(train, name="last polish", prepare=_unchanged, solver=LBFGS(), steps=iterations)
         return [train, replace(polish, batch_size=2**16, chunk=50, patience=None)]
 
