@@ -123,7 +123,7 @@ def table(results: dict[str, Any]) -> str:
     """Mean and worst score of each method over the seeds that are there."""
     seeds = sorted({int(key.split()[0]) for key in results})
     data = [results[f"{seed} data"] for seed in seeds if f"{seed} data" in results]
-    mean = lambda name: float(np.mean([d[name] for d in data]))  # noqa: E731
+    mean = lambda name: float(np.mean([d[name] for d in data]))
     lines = [
         f"\n{len(seeds)} data seeds ({seeds[0]} to {seeds[-1]}), held-out rows",
         "\n| method | u | Pearson, mean | worst | Spearman | within u, mean | worst | fits |",

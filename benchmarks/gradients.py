@@ -42,7 +42,7 @@ def draws(expectation, reduce, log_weight, mean, log_sd, *, seed, count):
 def toy_laws(seed, count):
     """Variance of one draw for some mu, by estimator."""
     means = np.linspace(0, 3, 7)
-    square = lambda z, log_q: (z**2).sum(-1)  # noqa: E731
+    square = lambda z, log_q: (z**2).sum(-1)
     kinds = {"score function": ScoreFunction(1), "pathwise": Pathwise(1)}
     return means, {
         name: [float(draws(kind, Mean(), square, [m], 0.0, seed=seed, count=count).var()) for m in means]

@@ -47,7 +47,7 @@ def generate(n: int, d: int, noise: float, rows: int, seed: int) -> tuple[np.nda
     last, center = last / scale, center / scale
     z = rng.standard_normal((rows, n))
     X = np.tanh(z @ first + shift) @ last - center + noise * rng.standard_normal((rows, d))
-    as32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    as32 = lambda a: jnp.asarray(a, jnp.float32)
     network = MultilayerPerceptron((as32(first), as32(last)), (as32(shift), as32(-center)), None, "tanh")
     observation = GaussianObservation(None, "fixed", float(noise**2))
     return X, z, LatentVariableModel(ConstantPrior(n), Decoder(network, observation))

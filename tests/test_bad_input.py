@@ -30,8 +30,8 @@ ROWS = make_rows()
 X, U = ROWS.X, ROWS.u
 N = len(X)
 
-FLOW = lambda **kw: FlowICA(**{"max_iter": 20, "n_restarts": 2, "random_state": 0, **kw})  # noqa: E731
-LINEAR = lambda **kw: LinearICA(**{"method": "joint-diagonalization", "random_state": 0, **kw})  # noqa: E731
+FLOW = lambda **kw: FlowICA(**{"max_iter": 20, "n_restarts": 2, "random_state": 0, **kw})
+LINEAR = lambda **kw: LinearICA(**{"method": "joint-diagonalization", "random_state": 0, **kw})
 SHORT = {"max_iter": 20, "n_restarts": 1, "hidden_sizes": (), "random_state": 0}
 ESTIMATORS = {
     "flow": FLOW,

@@ -81,7 +81,7 @@ class Problem:
 
     def wrong_encoder(self):
         encoder = self.true_encoder()
-        change = lambda e: e.network.biases[0]  # noqa: E731
+        change = lambda e: e.network.biases[0]
         return eqx.tree_at(change, encoder, encoder.network.biases[0] * 0.7 + 0.2)
 
 
@@ -136,7 +136,7 @@ def test_gradient_is_that_of_the_closed_form(problem):
         ).sum(-1)
         return -(likelihood - divergence).mean()
 
-    loss = lambda system, bound: bound(system, batch, key=KEY)[0]  # noqa: E731
+    loss = lambda system, bound: bound(system, batch, key=KEY)[0]
     expected = eqx.filter_grad(closed_form)(system)
     for divergence in ("sampled", "analytic"):
         bound = Bound(Pathwise(20_000), Mean(), divergence=divergence)

@@ -120,7 +120,10 @@ def test_the_best_discriminator_of_gaussians_has_the_loss_that_quadrature_gives(
 def test_the_encoder_climbs_what_the_discriminator_descends():
     rng = np.random.default_rng(4)
     x = jnp.asarray(rng.standard_normal((50, 2)) @ np.array([[1.0, 0.7], [0, 0.7]]))
-    network = lambda n, m, key: MultilayerPerceptron.random(n, (5,), m, key=jax.random.key(key))  # noqa: E731
+
+    def network(n, m, key):
+        return MultilayerPerceptron.random(n, (5,), m, key=jax.random.key(key))
+
     features = Features(jnp.zeros(2), jnp.eye(2))
     model = AutoencoderModel(FeatureNetwork(features, network(2, 2, 0)), network(2, 2, 1), network(2, 1, 2))
     model = jax.tree.map(jnp.asarray, model)
@@ -134,7 +137,10 @@ def test_the_encoder_climbs_what_the_discriminator_descends():
 
     total = jax.grad(lambda m: AdversarialReconstruction(0.3)(m, Dataset(x), key=key)[0])(model)
     of_game, of_error = jax.grad(game)(model), jax.grad(error)(model)
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
     jax.tree.map(close, total.discriminator, of_game.discriminator)
     jax.tree.map(close, total.decoder, of_error.decoder)
     descended = jax.tree.map(lambda e, g: e - 0.3 * g, of_error.encoder.network, of_game.encoder.network)

@@ -174,7 +174,7 @@ def data():
 
 def value_and_gradient(objective, system, batch):
     # A new function each time, as constants of the module are changed between calls.
-    loss = lambda m, b: objective(m, b, key=KEY)[0]  # noqa: E731
+    loss = lambda m, b: objective(m, b, key=KEY)[0]
     value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss))(system, batch)
     return float(value), np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
 
@@ -235,7 +235,7 @@ def test_the_gradient_through_the_profile_is_that_at_the_fixed_best_prior(networ
     variance = means[..., 1] - means[..., 0] ** 2
     best = segment_table(means[..., 0], variance, counts / counts.sum())
     _, profiled = value_and_gradient(ProfileLikelihood(3), bare, data)
-    with_prior = lambda m, b, key: ExactLikelihood()(FlowModel(m.demixer, m.family, best), b, key=key)  # noqa: E731
+    with_prior = lambda m, b, key: ExactLikelihood()(FlowModel(m.demixer, m.family, best), b, key=key)
     _, fixed = value_and_gradient(with_prior, bare, data)
     np.testing.assert_allclose(profiled, fixed, atol=5e-4)
 

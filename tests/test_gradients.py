@@ -41,7 +41,7 @@ def gradients(expectation, reduce, *, mean=MEAN, log_sd=LOG_SD, draws=DRAWS, log
         rows = expectation(q, log_weight or log_weight_of(c), reduce, key=KEY)
         return rows.sum(), rows
 
-    full = lambda v: jnp.full(draws, v)  # noqa: E731
+    full = lambda v: jnp.full(draws, v)
     grad = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
     slopes, values = grad(full(mean), full(log_sd), full(0.0))
     return np.stack(slopes, axis=1).astype(np.float64), np.asarray(values, np.float64)
@@ -135,7 +135,7 @@ def test_no_draw_has_a_gradient_at_the_posterior(expectation, reduce):
 @pytest.mark.parametrize("mean", [0.0, 1.0, 2.0])
 def test_variance_laws_of_a_square(mean):
     """q = N(μ, 1), f = z²: μ⁴ + 14 μ² + 15 for the score function, 4 for pathwise, mean 2 μ for both."""
-    square = lambda z, log_q: (z**2)[..., 0]  # noqa: E731
+    square = lambda z, log_q: (z**2)[..., 0]
     score, _ = gradients(ScoreFunction(1), Mean(), mean=mean, log_sd=0.0, log_weight=square)
     pathwise, _ = gradients(Pathwise(1), Mean(), mean=mean, log_sd=0.0, log_weight=square)
     assert_mean(score[:, 0], 2 * mean)
@@ -156,7 +156,7 @@ def test_score_function_of_a_network_agrees_with_pathwise_and_has_far_higher_var
     """An autoencoder with a curved decoder, ten columns, KL in closed form (the two estimators of the ELBO
     that differ only in how they are differentiated)."""
     rng = np.random.default_rng(0)
-    as_jax = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    as_jax = lambda a: jnp.asarray(a, jnp.float32)
     decoder = MultilayerPerceptron(
         (as_jax(rng.normal(size=(2, 6))), as_jax(0.5 * rng.normal(size=(6, 10)))),
         (as_jax(rng.normal(size=6)), jnp.zeros(10)),
@@ -172,7 +172,7 @@ def test_score_function_of_a_network_agrees_with_pathwise_and_has_far_higher_var
     @eqx.filter_jit
     def draws(expectation):
         bound = Bound(expectation, divergence="analytic")
-        biases = lambda s: s.encoder.network.biases[0]  # noqa: E731
+        biases = lambda s: s.encoder.network.biases[0]
 
         def loss(value, key):
             return bound(eqx.tree_at(biases, system, value), batch, key=key)[0]

@@ -22,8 +22,8 @@ NATURAL = [[0.4, -0.3], [3.0, -2.0], [-0.2, -0.08], [40.0, -50.0]]
 def log_density(z, natural):
     """Normalised on a grid, in float64; the heights are bounded as the family says."""
     heights = HEIGHTS / (1 + (HEIGHTS / 6) ** 4) ** 0.25
-    b = lambda z: np.exp(-0.5 * (z[..., None] - CENTRES) ** 2) @ heights  # noqa: E731
-    inner = lambda z: b(z) + natural[0] * z + natural[1] * z**2  # noqa: E731
+    b = lambda z: np.exp(-0.5 * (z[..., None] - CENTRES) ** 2) @ heights
+    inner = lambda z: b(z) + natural[0] * z + natural[1] * z**2
     on_grid = inner(GRID)
     top = on_grid.max()
     return inner(z) - top - np.log(np.exp(on_grid - top).sum() * (GRID[1] - GRID[0]))

@@ -92,7 +92,7 @@ def test_gradient_is_that_of_the_closed_form():
             covariance = weight.T @ weight + jnp.diag(noise)
             return -dist.MultivariateNormal(jnp.zeros(6), covariance).log_prob(rows.x).mean()
 
-        loss = lambda w, v: objective(linear_model(w, v), rows, key=KEY)[0]  # noqa: E731
+        loss = lambda w, v: objective(linear_model(w, v), rows, key=KEY)[0]
         found = jax.jit(jax.grad(loss, (0, 1)))(weight, noise)
         truth = jax.grad(closed, (0, 1))(weight, noise)
     for a, b in zip(found, truth, strict=True):
@@ -187,7 +187,7 @@ def test_nothing_underflows_at_784_columns():
     density = jnp.exp(model.likelihood(jnp.zeros((1, 2))).log_prob(rows.x))
     assert float(density.max()) == 0
     objective = MarginalLikelihood(GaussHermite(5), "posterior")
-    loss = lambda w: objective(linear_model(w, noise), rows, key=KEY)[0]  # noqa: E731
+    loss = lambda w: objective(linear_model(w, noise), rows, key=KEY)[0]
     value, slope = jax.jit(jax.value_and_grad(loss))(jnp.asarray(weight))
     covariance = weight.astype(np.float64).T @ weight + sigma**2 * np.eye(784)
     truth = multivariate_normal(np.zeros(784), covariance).logpdf(np.asarray(rows.x, np.float64))

@@ -89,7 +89,7 @@ def network(n: int, layers: int, seed: int = 0, most_layers: int | None = None) 
     """A network with every parameter moved away from where it starts."""
     made = InvertibleNetwork.random(n, layers, key=jax.random.key(seed), most_layers=most_layers)
     keys = iter(jax.random.split(jax.random.key(seed + 1), 20))
-    move = lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape) if eqx.is_inexact_array(p) else p  # noqa: E731
+    move = lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape) if eqx.is_inexact_array(p) else p
     return jax.tree.map(move, made)
 
 

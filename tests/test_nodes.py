@@ -59,7 +59,7 @@ def test_probit_closed_form():
     """∫ Φ(a + b z) φ(z) dz = Φ(a / √(1 + b²))."""
     a, b = 0.3, 1.7
     with jax.enable_x64(True):
-        log_phi = lambda z, log_q: jax.scipy.stats.norm.logcdf(a + b * z[..., 0])  # noqa: E731
+        log_phi = lambda z, log_q: jax.scipy.stats.norm.logcdf(a + b * z[..., 0])
         value = GaussHermite(64)(ConstantPrior(1)(), log_phi, LogMeanExp())
     assert float(jnp.exp(value[0])) == pytest.approx(norm.cdf(a / np.sqrt(1 + b**2)), abs=1e-10)
     assert float(jnp.exp(value[0])) == pytest.approx(0.5604483489935432, abs=1e-10)
@@ -71,7 +71,7 @@ def test_gradient_is_fishers_identity():
     with jax.enable_x64(True):
 
         def value(a):
-            log_phi = lambda z, log_q: jax.scipy.stats.norm.logcdf(a + b * z[..., 0])  # noqa: E731
+            log_phi = lambda z, log_q: jax.scipy.stats.norm.logcdf(a + b * z[..., 0])
             return GaussHermite(64)(ConstantPrior(1)(), log_phi, LogMeanExp())[0]
 
         slope = jax.grad(value)(a)

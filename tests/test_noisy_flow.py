@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal, norm
 import identica
 from identica.conditionals import Features, GaussianObservation, ModulatedPrior, Table
 from identica.conditionals.observations.real import NOISE_FLOOR
+from identica.data import Dataset
 from identica.errors import DataError, DataWarning
 from identica.estimators.noise_check import NoiseGain, noise_gain, warn_of_noise
 from identica.families import GaussianLocationScale
@@ -136,7 +137,10 @@ def test_inverse_has_the_derivatives_of_the_inverse():
         np.testing.assert_allclose(function(x)[0], y, atol=1e-10)
         slope = jax.grad(lambda y: function.inverse(y).sum())(y)
         np.testing.assert_allclose(slope, jnp.exp(-function(x)[1]), rtol=1e-8)
-        loss = lambda f: (f.inverse(y) ** 2).sum()  # noqa: E731
+
+        def loss(f):
+            return (f.inverse(y) ** 2).sum()
+
         by_place = jax.grad(loss)(function).hinge_places
         step = 1e-6
         moved = jnp.zeros_like(function.hinge_places).at[1, 0, 1].set(step)
@@ -201,7 +205,7 @@ def test_noise_check_is_the_difference_of_two_closed_forms():
         rng = np.random.default_rng(5)
         x, u = rng.standard_normal((400, 2)), rng.integers(0, 3, 400)
         whitening = Whitening.from_rows(x @ np.array([[1.0, 0.5], [0.0, 0.4]]), None)
-        found = noise_gain(system.flow, whitening, x, u, 0)
+        found = noise_gain(system.flow, whitening, Dataset(jnp.asarray(x), jnp.asarray(u)), 0)
         last = system.flow.network.last
         back = np.linalg.inv(np.asarray(last.weight))
         gains = []

@@ -1,8 +1,8 @@
 """What the pages of the documentation show: links lead somewhere, and code prints what stands below it."""
 
 import ast
-import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import matplotlib
@@ -12,11 +12,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
 
-def runner():
-    spec = importlib.util.spec_from_file_location("run_page", DOCS / "run_page.py")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
+def run(text: str) -> str:
+    return runpy.run_path(str(DOCS / "run_page.py"))["run"](text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -28,9 +25,9 @@ def test_links_and_pictures_are_there(page):
 
 def test_output_goes_below_its_block_and_replaces_what_stood_there():
     page = "a\n\n```python\nx = 2\nprint(x + 1)\n```\n\n```text\nold\n```\n\nb\n\n```python\ny = x\n```\n"
-    shown = runner().run(page)
+    shown = run(page)
     assert shown == page.replace("old", "3")
-    assert runner().run(shown) == shown
+    assert run(shown) == shown
 
 
 def test_blocks_of_the_road_are_python():
@@ -52,7 +49,7 @@ def test_the_road_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs" / "images").mkdir(parents=True)
     matplotlib.use("Agg")
-    said, printed = likelihoods(text), likelihoods(runner().run(text))
+    said, printed = likelihoods(text), likelihoods(run(text))
     assert said.keys() == printed.keys() >= {"direct MLE", "VAE", "IWAE", "variational EM"}
     for name, value in said.items():
         assert printed[name] == pytest.approx(value, abs=0.05), name

@@ -110,7 +110,7 @@ def test_adam_is_the_published_algorithm_with_its_schedule():
     mean = ROWS.mean(0).astype(np.float64)
     expected = adam_by_hand(lambda x: x - mean, [30.0, 4.0], steps=60, rate=0.5, b2=0.99, clip=2.0, warmup=4)
     solver = Adam(rate=0.5, b2=0.99, clip=2.0, warmup=4)
-    loss = lambda x: 0.5 * ((x - mean.astype(np.float32)) ** 2).sum()  # noqa: E731
+    loss = lambda x: 0.5 * ((x - mean.astype(np.float32)) ** 2).sum()
     step = jax.jit(lambda x, state, i: solver.step(loss, x, state, i, jnp.asarray(60)))
     x, places = jnp.array([30.0, 4.0]), []
     state = solver.init(x)
@@ -131,7 +131,7 @@ def test_adam_is_optax_under_the_same_schedule():
             float(schedule(i)), rel=1e-4
         )
     reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.95))
-    loss = lambda x: (jnp.cosh(x["a"]) + x["b"] ** 4).sum()  # noqa: E731
+    loss = lambda x: (jnp.cosh(x["a"]) + x["b"] ** 4).sum()
 
     @jax.jit
     def both(x, ours, y, theirs, i):
@@ -148,7 +148,7 @@ def test_adam_is_optax_under_the_same_schedule():
 
 def test_steps_that_are_not_finite_leave_parameters_and_moments_alone():
     solver = Adam(rate=0.1, warmup=0)
-    loss = lambda x, bad: jnp.where(bad, jnp.nan, (x**2).sum())  # noqa: E731
+    loss = lambda x, bad: jnp.where(bad, jnp.nan, (x**2).sum())
     step = jax.jit(lambda x, state, i, bad: solver.step(lambda x: loss(x, bad), x, state, i, jnp.asarray(9)))
     x, state = jnp.array([1.0, 2.0]), solver.init(jnp.array([1.0, 2.0]))
     x, state, _, _ = step(x, state, jnp.asarray(0), False)

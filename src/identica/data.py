@@ -36,7 +36,7 @@ class Dataset(eqx.Module):
 
     def rows(self, index: Any) -> "Dataset":
         """The rows of an index array, mask or slice."""
-        take = lambda leaf: None if leaf is None else leaf[index]  # noqa: E731
+        take = lambda leaf: None if leaf is None else leaf[index]
         return Dataset(take(self.x), take(self.u), take(self.sequence), take(self.weight))
 
     def head(self, n: int) -> "Dataset":

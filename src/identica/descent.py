@@ -93,7 +93,7 @@ def descend(
         move, bend = trial - state.x, gradient - state.gradient
         product = (move * bend).sum(-1)
         stored = taken & (product > 1e-12 * (bend**2).sum(-1) ** 0.5 * (move**2).sum(-1) ** 0.5)
-        push = lambda old, new, where: jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)  # noqa: E731
+        push = lambda old, new, where: jnp.where(where, jnp.concatenate([old[1:], new[None]]), old)
         saved = (
             push(state.steps, move, stored[:, None]),
             push(state.bends, bend, stored[:, None]),
@@ -111,7 +111,7 @@ def descend(
         length = jnp.where(taken, 1.0, shorter)
         left = -0.5 * (now * direction).sum(-1)
         done = state.done | (taken & stored & (left < tolerance)) | (~taken & (shorter < _LEAST_STEP))
-        keep = lambda new, old: jnp.where(state.done.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
+        keep = lambda new, old: jnp.where(state.done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
         return _State(
             jnp.where(taken[:, None], trial, state.x), jnp.where(taken, value, state.value), now,
             keep(direction, state.direction), keep(length, state.length), *saved, done, state.count + 1,

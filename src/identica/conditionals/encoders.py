@@ -239,7 +239,7 @@ class ProductOfExperts(Conditional):
 def posterior_of(factor: Factor, prior: dist.Distribution) -> PrecisionGaussian:
     """The normalised product of a likelihood factor and a prior of the same rows (or of one row)."""
     n, n_rows = factor.mean.shape
-    prior_mean, prior_precision = _rows_last_moments(prior, n_rows)
+    prior_mean, prior_precision = rows_last_moments(prior, n_rows)
     identity = jnp.eye(n, dtype=factor.mean.dtype)[:, :, None]
     precision = factor.precision + prior_precision[:, None] * identity
     weighted = product(factor.root, product(transpose(factor.root), factor.mean[:, None]))[:, 0]
@@ -252,7 +252,7 @@ def log_evidence(factor: Factor, prior: dist.Distribution, posterior: PrecisionG
     Written as residuals at the posterior mean, a sum of positive terms that float32 can carry.
     """
     n, n_rows = factor.mean.shape
-    prior_mean, prior_precision = _rows_last_moments(prior, n_rows)
+    prior_mean, prior_precision = rows_last_moments(prior, n_rows)
     mean = posterior.mean.T
     back = product(transpose(factor.root), (factor.mean - mean)[:, None])[:, 0]
     squares = (back**2).sum(0) + (prior_precision * (mean - prior_mean) ** 2).sum(0)
@@ -262,7 +262,7 @@ def log_evidence(factor: Factor, prior: dist.Distribution, posterior: PrecisionG
     return 0.5 * (log_det - squares - n * math.log(2 * math.pi))
 
 
-def _rows_last_moments(prior: dist.Distribution, n_rows: int) -> tuple[Array, Array]:
+def rows_last_moments(prior: dist.Distribution, n_rows: int) -> tuple[Array, Array]:
     """Means and precisions of a prior as (n, B)."""
     shape = (n_rows, *prior.event_shape)
     mean, variance = jnp.broadcast_to(prior.mean, shape), jnp.broadcast_to(prior.variance, shape)

@@ -6,14 +6,12 @@ prior of z carried over by the Jacobian of g.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
 from identica.conditionals.base import Conditional, Evidence
-from identica.conditionals.encoders import Factor, Features, posterior_of
+from identica.conditionals.encoders import Factor, Features, posterior_of, rows_last_moments
 from identica.conditionals.observations import GaussianObservation
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import product, transpose
@@ -29,29 +27,11 @@ _CAUTION = 0.7
 """Share of all steps but the last that is taken: the Jacobian changes along the way."""
 
 
-class Moments(NamedTuple):
-    """A Gaussian prior of sources, rows last.
-
-    Attributes
-    ----------
-    mean, variance : (n, B)
-    """
-
-    mean: Array
-    variance: Array
-
-    @classmethod
-    def of(cls, prior: dist.Distribution, n_rows: int) -> "Moments":
-        """The moments of a prior with batch shape (B,) or ()."""
-        shape = (n_rows, *prior.event_shape)
-        return cls(jnp.broadcast_to(prior.mean, shape).T, jnp.broadcast_to(prior.variance, shape).T)
-
-
 def clean_scores(
     demixer: InvertibleNetwork | RefinedNetwork,
     scores: Array,
     noise_precision: Array,
-    prior: Moments,
+    prior: tuple[Array, Array],
     steps: int = _STEPS,
 ) -> PrecisionGaussian:
     """The posterior of clean scores by Laplace's approximation: batch shape (B,), event shape (n,).
@@ -63,20 +43,21 @@ def clean_scores(
         With noise.
     noise_precision : (n, n)
         Inverse covariance of the noise of scores.
-    prior : Moments
-        Of the sources.
+    prior : two arrays (n, B)
+        Mean and precision of the sources.
     steps : int
         Steps of Gauss and Newton, at least one.
     """
+    mean, precision = prior
     pull = noise_precision @ scores
 
     def step(point: Array) -> PrecisionGaussian:
         z, along = jax.linearize(lambda x: demixer(x)[0], point)
         slopes = columns_of(along, point)
-        weighted = slopes / prior.variance
-        precision = noise_precision[:, :, None] + product(weighted, transpose(slopes))
-        wanted = prior.mean - z + (slopes * point[:, None]).sum(0)
-        return PrecisionGaussian.from_precision(precision, pull + product(weighted, wanted[:, None])[:, 0])
+        weighted = slopes * precision
+        total = noise_precision[:, :, None] + product(weighted, transpose(slopes))
+        wanted = mean - z + (slopes * point[:, None]).sum(0)
+        return PrecisionGaussian.from_precision(total, pull + product(weighted, wanted[:, None])[:, 0])
 
     point = scores
     for _ in range(steps - 1):
@@ -108,15 +89,18 @@ class FlowPosterior(Conditional):
 
     def __call__(self, context: Evidence) -> PrecisionGaussian:
         """q(z|x, u): batch shape (B,), event shape (n,)."""
-        moments = Moments.of(context.prior, len(context.x))
+        moments = rows_last_moments(context.prior, len(context.x))
         return posterior_of(self._factor(context.x, moments), context.prior)
 
     def factor(self, x: Array) -> Factor:
         """What x (B, d) alone says about z, by a flow linearised where z is probable over all u."""
-        n, rows = self.overall.shape[1], len(x)
-        return self._factor(x, Moments(*(jnp.broadcast_to(m[:, None], (n, rows)) for m in self.overall)))
+        mean, variance = self.overall
+        shape = (len(mean), len(x))
+        return self._factor(
+            x, (jnp.broadcast_to(mean[:, None], shape), jnp.broadcast_to(1 / variance[:, None], shape))
+        )
 
-    def _factor(self, x: Array, moments: Moments) -> Factor:
+    def _factor(self, x: Array, moments: tuple[Array, Array]) -> Factor:
         demixer, scores = self.mixing.demixer, self.features(x).T
         root = noise_root(self.mixing.loading, self.observation)
         point = clean_scores(demixer, scores, root @ root.T, moments).mean.T

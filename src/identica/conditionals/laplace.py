@@ -128,7 +128,7 @@ class LaplaceEncoder(Conditional):
         likelihood = lax.stop_gradient(self.likelihood)
 
         def slope(output: Array) -> Array:
-            return jax.grad(lambda o: likelihood.observation(o).log_prob(x).sum())(output)  # type: ignore
+            return jax.grad(lambda o: likelihood.observation(o).log_prob(x).sum())(output)  # type: ignore[union-attr]
 
         output, along = jax.linearize(likelihood.network, z)
         _, bend = jax.linearize(slope, output)

@@ -391,7 +391,7 @@ def padded(x: np.ndarray, u: np.ndarray | None, ids: IntArray | None) -> Dataset
     if n_rows < _SMALL_DATA:
         extra = max(64, 1 << (n_rows - 1).bit_length()) - n_rows
         weight = np.concatenate([np.ones(n_rows, x.dtype), np.zeros(extra, x.dtype)])
-        pad = lambda a: None if a is None else np.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1))  # noqa: E731
+        pad = lambda a: None if a is None else np.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1))
         x, u, ids = pad(x), pad(u), pad(ids)  # type: ignore[assignment]
-    on_device = lambda a: None if a is None else jax.numpy.asarray(a)  # noqa: E731
+    on_device = lambda a: None if a is None else jax.numpy.asarray(a)
     return Dataset(on_device(x), on_device(u), on_device(ids), on_device(weight))

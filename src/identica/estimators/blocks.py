@@ -36,6 +36,11 @@ def apply_in_blocks(function: Callable[..., Any], *arrays: np.ndarray | None, si
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
+def with_model(function: Callable[..., Any], model: Any, *options: Any) -> Callable[..., Any]:
+    """A compiled function of a model, row arrays and options as a function of row arrays only."""
+    return lambda *blocks: function(model, *blocks, *options)
+
+
 @contextmanager
 def precision_of(name: str) -> Iterator[np.dtype]:
     """Compute in float32 or float64 within this block only, without touching global settings."""

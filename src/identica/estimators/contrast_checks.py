@@ -49,7 +49,7 @@ def context_effect(
     rows = np.arange(len(own))
     # Of each row with the contexts of all rows, so that common contexts count as often as they occur.
     ranks = rankdata(log_odds[:, own], axis=1)
-    advantage = lambda order: 2 * float(ranks[rows, order].mean() - 0.5) / len(rows) - 1  # noqa: E731
+    advantage = lambda order: 2 * float(ranks[rows, order].mean() - 0.5) / len(rows) - 1
     permuted = [advantage(rng.permutation(len(rows))) for _ in range(_PERMUTATIONS)]
     return advantage(rows) - float(np.mean(permuted)), float(np.std(permuted, ddof=1))
 

@@ -1,7 +1,7 @@
 """What `TCL`, `PCL` and `GCL` share: features trained to tell each row's own context, then unmixed linearly."""
 
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,12 +10,11 @@ import numpy as np
 from identica.conditionals import Table
 from identica.data import Dataset
 from identica.errors import DataError, DataWarning
-from identica.estimators.base import Problem, SourceEstimator
-from identica.estimators.blocks import apply_in_blocks, precision_of
+from identica.estimators.base import Problem
+from identica.estimators.blocks import precision_of
 from identica.estimators.contrast_checks import context_effect, is_clear
 from identica.estimators.contrast_stages import BLOCK, ContrastPlan
-from identica.estimators.exact import as_numpy
-from identica.estimators.orientation import Orientation
+from identica.estimators.deterministic import Absent, DeterministicEstimator
 from identica.estimators.validation import check_count, check_sizes
 from identica.models import ContrastiveModel
 from identica.networks.multilayer_perceptron import ACTIVATIONS
@@ -25,21 +24,7 @@ from identica.training import Stage
 from identica.typing import Array, FloatArray
 
 
-class Absent:
-    """A method that this kind of model cannot have; asking for it says why, and `hasattr` says no."""
-
-    def __init__(self, reason: str):
-        self.reason = reason
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> NoReturn:
-        owner_name = owner.__name__ if owner is not None else "This estimator"
-        raise AttributeError(f"{owner_name} has no {self.name}: {self.reason}")
-
-
-class ContrastiveEstimator(SourceEstimator):
+class ContrastiveEstimator(DeterministicEstimator):
     """Base class of `TCL`, `PCL` and `GCL`; abstract.
 
     There is no density of x, so that neither likelihoods nor draws nor a way back from sources to x exist.
@@ -102,20 +87,13 @@ class ContrastiveEstimator(SourceEstimator):
 
     # Pieces -------------------------------------------------------------------------------------------
 
-    def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
-        return self.whitening_.standardize(X, grid=grid)
-
     def _adopt(self, system: ContrastiveModel, problem: Problem, X: FloatArray) -> None:
         parameters = system.critic.parameters
         if isinstance(parameters, Table) and system.quantizer is None:
             known = self.auxiliary_.n_segments  # type: ignore[union-attr]
             table = Table(parameters.raw[:known], parameters.log_shares[:known])
             system = eqx.tree_at(lambda s: s.critic.parameters, system, table)
-        self.model_ = as_numpy(system)
-        x = self._model_input(X, grid=True).astype(np.asarray(problem.data.x).dtype)
-        latents = apply_in_blocks(_Bound(_latents, self.model_), x).astype(np.float64)
-        orientation = Orientation.from_rows(latents, self.whitening_.standardize(X, grid=True))
-        self.orientation_ = orientation.matrix()
+        self._orient(system, np.asarray(problem.data.x).dtype, X)
         self.context_effect_ = None
         self._check_assumption(problem)
 
@@ -142,16 +120,6 @@ class ContrastiveEstimator(SourceEstimator):
     def _pairing(self) -> Pairing:
         raise NotImplementedError
 
-    def _sources(self, X: FloatArray) -> FloatArray:
-        with precision_of(self.precision) as precision:
-            return self._sources_of_input(self._model_input(X).astype(precision))
-
-    def _sources_of_input(self, x: np.ndarray) -> FloatArray:
-        """Sources, float64, of rows as the model sees them."""
-        latents = apply_in_blocks(_Bound(_latents, self.model_), x).astype(np.float64)
-        weight, bias = self.orientation_
-        return latents @ weight.T + bias
-
     def _cross_entropies(self, X: FloatArray, context: np.ndarray | None) -> FloatArray:
         """Cross-entropy of each row, in an order that does not depend on how rows are arranged in time."""
         if len(X) < 2:
@@ -165,21 +133,6 @@ class ContrastiveEstimator(SourceEstimator):
         values = np.empty(len(X))
         values[order] = rows
         return values
-
-
-class _Bound:
-    """A compiled function with its model, as a function of row blocks."""
-
-    def __init__(self, function: Any, model: ContrastiveModel):
-        self.function, self.model = function, model
-
-    def __call__(self, *blocks: Any) -> Any:
-        return self.function(self.model, *blocks)
-
-
-@eqx.filter_jit
-def _latents(model: ContrastiveModel, x: Array) -> Array:
-    return model.sources(x)
 
 
 @eqx.filter_jit

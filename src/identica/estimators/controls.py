@@ -13,12 +13,10 @@ from identica.conditionals import Features
 from identica.conditionals.observations.base import least_squares
 from identica.data import Dataset
 from identica.errors import DataError
-from identica.estimators.base import Problem, SourceEstimator
-from identica.estimators.blocks import apply_in_blocks, precision_of
-from identica.estimators.contrastive import Absent
-from identica.estimators.exact import as_numpy
+from identica.estimators.base import Problem
+from identica.estimators.blocks import apply_in_blocks, precision_of, with_model
+from identica.estimators.deterministic import Absent, DeterministicEstimator
 from identica.estimators.ivae_start import encoder_features
-from identica.estimators.orientation import Orientation
 from identica.estimators.validation import check_count, check_one_of, check_sizes
 from identica.models import AutoencoderModel, FeatureNetwork
 from identica.networks.multilayer_perceptron import ACTIVATIONS, MultilayerPerceptron
@@ -35,7 +33,7 @@ _BATCH = 256
 _SMALL_DATA, _PATIENCE = 2048, 5
 
 
-class ControlEstimator(SourceEstimator):
+class ControlEstimator(DeterministicEstimator):
     """Base class of `Autoencoder` and `AdversarialICA`; abstract.
 
     There is no density of x, so that neither likelihoods nor draws exist.
@@ -78,7 +76,7 @@ class ControlEstimator(SourceEstimator):
         weight, bias = self.orientation_
         with precision_of(self.precision) as precision:
             z = ((S.astype(np.float64) - bias) @ np.linalg.inv(weight).T).astype(precision)
-            x = apply_in_blocks(_Bound(_decoded, self.model_), z)
+            x = apply_in_blocks(with_model(_decoded, self.model_), z)
         return self.whitening_.inverse_standardize(x.astype(np.float64))
 
     def score(self, X: Any, y: Any = None, *, u: Any = None, sample_weight: Any = None) -> float:
@@ -88,7 +86,7 @@ class ControlEstimator(SourceEstimator):
         """
         X, _ = self._check_rows(X)
         with precision_of(self.precision) as precision:
-            errors = apply_in_blocks(_Bound(_errors, self.model_), self._model_input(X).astype(precision))
+            errors = apply_in_blocks(with_model(_errors, self.model_), self._model_input(X).astype(precision))
         return float(np.average(-errors.astype(np.float64), weights=sample_weight))
 
     # What a method adds -------------------------------------------------------------------------------
@@ -126,26 +124,12 @@ class ControlEstimator(SourceEstimator):
 
     # Pieces -------------------------------------------------------------------------------------------
 
-    def _model_input(self, X: FloatArray, *, grid: bool = False) -> FloatArray:
-        return self.whitening_.standardize(X, grid=grid)
-
     def _adopt(self, system: AutoencoderModel, problem: Problem, X: FloatArray) -> None:
-        self.model_ = as_numpy(system)
-        x = self._model_input(X, grid=True).astype(np.asarray(problem.data.x).dtype)
-        latents = apply_in_blocks(_Bound(_latents, self.model_), x).astype(np.float64)
-        orientation = Orientation.from_rows(latents, self.whitening_.standardize(X, grid=True))
-        self.orientation_ = orientation.matrix()
+        self._orient(system, np.asarray(problem.data.x).dtype, X)
         judged = problem.data if problem.held_out is None else problem.held_out
         part = judged.head(DEPENDENCE_ROWS)
         self.reconstruction_error_ = float(HeldOutReconstruction()(system, judged, judged, None))  # type: ignore[arg-type]
         self.dependence_ = float(dependence(system.encoder(part.x), part.weight))
-
-    def _sources(self, X: FloatArray) -> FloatArray:
-        with precision_of(self.precision) as precision:
-            x = self._model_input(X).astype(precision)
-            latents = apply_in_blocks(_Bound(_latents, self.model_), x).astype(np.float64)
-        weight, bias = self.orientation_
-        return latents @ weight.T + bias
 
 
 class _First:
@@ -188,21 +172,6 @@ class _First:
             last_scale=0.1,
             key=key,
         )
-
-
-class _Bound:
-    """A compiled function with its model, as a function of row blocks."""
-
-    def __init__(self, function: Any, model: AutoencoderModel):
-        self.function, self.model = function, model
-
-    def __call__(self, *blocks: Any) -> Any:
-        return self.function(self.model, *blocks)
-
-
-@eqx.filter_jit
-def _latents(model: AutoencoderModel, x: Array) -> Array:
-    return model.sources(x)
 
 
 @eqx.filter_jit

@@ -156,7 +156,7 @@ class Evaluator:
             keys = row_keys(self.seed, x) if name == "rows" else row_keys(_seed_of(self.seed, name), x)
             # Few rows in a large block would be padding for the most part, and these functions are slow.
             size = _FEW_ROWS if len(x) <= _FEW_ROWS else _ROWS if len(x) <= 16 * _ROWS else None
-            call = lambda x, u, keys, *more: function(self.system, x, u, keys, *more, *options)  # noqa: E731
+            call = lambda x, u, keys, *more: function(self.system, x, u, keys, *more, *options)
             result = apply_in_blocks(call, x, self.u, keys, *more, size=size)
         return jax.tree.map(lambda a: a if a.dtype == bool else a.astype(np.float64), result)
 

@@ -307,13 +307,14 @@ class FlowICA(HiddenStateEstimator):
     def _adopt(self, system: FlowModel, problem: Problem, X: FloatArray) -> None:
         super()._adopt(system, problem, X)
         self.noise_gain_ = None
-        n_held_out = min(len(self.held_out_rows_), NOISE_ROWS)
-        # Few rows fit roughly, and noise would only smooth that.
-        few = problem.data.weight is not None or n_held_out < FEWEST_JUDGED
-        if self._preserving or few or not isinstance(self.model_.prior, ModulatedPrior):
+        prior, held_out = self.model_.prior, problem.held_out
+        # Few rows fit roughly, and noise would only smooth that; hidden states are not known of single rows.
+        few = problem.data.weight is not None or len(self.held_out_rows_) < FEWEST_JUDGED
+        known = problem.encoder is not None and isinstance(prior, ModulatedPrior)
+        if self._preserving or few or not known or held_out is None:
             return
-        x, u = (np.asarray(a[:n_held_out]) for a in (problem.held_out.x, problem.held_out.u))  # type: ignore[union-attr]
-        found = noise_gain(self.model_, self.whitening_, x, u, self.seed_)
+        judged = held_out.head(min(len(self.held_out_rows_), NOISE_ROWS))
+        found = noise_gain(self.model_, self.whitening_, judged, self.seed_)
         self.noise_gain_ = np.asarray(found)
         warn_of_noise(found, self.n_components_)
 

@@ -23,7 +23,7 @@ from identica.training import LBFGS, Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
-from identica.training.stage import Evaluate, Prepare
+from identica.training.stage import Evaluate, Prepare, unchanged
 from identica.typing import Array, Key
 
 GROWTH_ROWS = 2048
@@ -116,14 +116,14 @@ class FlowPlan:
                     batch_size=self.batch_size,
                 )
             )
-        unchanged = self._decided(evaluate) if self.refined else _unchanged
+        settled = self._decided(evaluate) if self.refined else unchanged
         if self.refined:
             steps = max(1, round(self.max_iter * _REFINEMENT))
             adam = Adam(rate=1e-2, b2=0.99, clip=5.0)
             refinement = Stage("refinement", refine, objective, evaluate, adam, steps, patience=_PATIENCE)
             stages.append(replace(refinement, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
-        last = Stage("polish", unchanged, objective, evaluate, LBFGS(), polish, chunk=50)
+        last = Stage("polish", settled, objective, evaluate, LBFGS(), polish, chunk=50)
         stages.append(replace(last, batch_size=POLISHED_ROWS))
         return stages
 
@@ -134,7 +134,7 @@ class FlowPlan:
         """
 
         def decide(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-            system = _unchanged(system, data, key)
+            system = unchanged(system, data, key)
             both = [_with_demixer(system, system.demixer.using(used)) for used in (True, False)]  # type: ignore[union-attr]
             arrays, static = stack(both)
             rows = data.head(MONITOR_ROWS)
@@ -219,12 +219,6 @@ def standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
 
 def _with_demixer(system: FlowModel, demixer: InvertibleNetwork | RefinedNetwork) -> FlowModel:
     return FlowModel(demixer, system.family, system.prior)
-
-
-def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-    if system is None:
-        raise ValueError("there is nothing to polish before the first stage")
-    return system
 
 
 def refinable(n_components: int, n_rows: int) -> bool:

@@ -35,7 +35,7 @@ from identica.objectives.hidden_markov import (
 from identica.series.hidden_markov import Posterior
 from identica.training import EM, LBFGS, Adam, Stage
 from identica.training.loop import MONITOR_ROWS
-from identica.training.stage import Prepare
+from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, Key
 
 _STATE_STEPS, _STATE_GAIN = 150, 1e-4
@@ -99,7 +99,7 @@ class HiddenMarkovPlan(FlowPlan):
                 "refinement", refine, objective, evaluate, Adam(1e-2, b2=0.99, clip=5.0), steps
             )
             stages.append(replace(refinement, batch_size=self.batch_size, patience=_PATIENCE))
-        settle = self._decided(evaluate) if self.refined else _unchanged
+        settle = self._decided(evaluate) if self.refined else unchanged
         polish = Stage("polish", settle, objective, evaluate, LBFGS(), max(1, round(self.max_iter * _POLISH)))
         stages.append(replace(polish, chunk=50, batch_size=POLISHED_ROWS))
         return stages
@@ -140,12 +140,6 @@ def _own(system: TaughtFlow, data: Dataset) -> FlowModel:
     network = standardised(flow.network, data.head(GROWTH_ROWS).x)
     flow = FlowModel(network, flow.family, flow.prior)
     return with_own_states(TaughtFlow(flow, system.teacher), data, _OWN_STEPS)
-
-
-def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-    if system is None:
-        raise ValueError("there is nothing to polish before the first stage")
-    return system
 
 
 @dataclass(frozen=True)

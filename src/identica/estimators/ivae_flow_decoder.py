@@ -22,7 +22,7 @@ from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
 from identica.objectives.bound import HeldOutBound, importance_weighted
 from identica.objectives.exact_likelihood import segment_prior
-from identica.objectives.noisy_likelihood import HeldOutNoisyLikelihood, NoisyLikelihood
+from identica.objectives.noisy_likelihood import NoisyLikelihood
 from identica.objectives.teaching import on_scores
 from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
@@ -39,7 +39,7 @@ _FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
 """Standard deviations of noise, in units of the columns', among which training under noise begins."""
 
 _NOISY = NoisyLikelihood(_SAMPLES)
-_HELD_OUT = HeldOutNoisyLikelihood(NoisyLikelihood(16))
+_HELD_OUT = HeldOutBound(NoisyLikelihood(16))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
-from identica.training.stage import Prepare
+from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, FloatArray, Key
 
 _CONTRASTIVE, _DECODER = 0.25, 0.1
@@ -316,14 +316,8 @@ def _posterior(system: VariationalModel, x: Array, u: Array) -> tuple[Array, Arr
     return q.mean, q.covariance_matrix  # type: ignore[return-value]
 
 
-def _unchanged(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
-    if system is None:
-        raise ValueError("the decoder stage comes first")
-    return system
-
-
 def _released(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:
-    system = _unchanged(system, data, key)
+    system = unchanged(system, data, key)
     return VariationalModel(system.model, system.encoder.holding(False))  # type: ignore[attr-defined]
 
 

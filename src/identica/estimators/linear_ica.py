@@ -122,11 +122,8 @@ class LinearICA(ExactEstimator):
         unmixing = unmixing / (scores @ unmixing.T).std(axis=0)[:, None]
         dtype = problem.data.x.dtype
         n = problem.n_components
-        network = eqx.filter_jit(InvertibleNetwork.random)(n, 1, key=named_key(0))
         linear = AffineMap(jnp.asarray(unmixing, dtype), jnp.zeros(n, dtype))
-        system = FlowModel(
-            InvertibleNetwork(network.maps, network.functions, linear, network.depth), GaussianLocationScale()
-        )
+        system = FlowModel(eqx.filter_jit(InvertibleNetwork.linear)(linear), GaussianLocationScale())
         if not problem.discrete:
             prior = _mixture_prior(scores @ unmixing.T, self.seed_, dtype)
             system = FlowModel(system.demixer, system.family, prior)
@@ -210,7 +207,7 @@ def _mixture_prior(z: FloatArray, seed: int, dtype: Any) -> MixturePrior:
     parts: list[Any] = [
         GaussianMixture(_MIXTURE_PARTS, random_state=seed).fit(z[:, [i]]) for i in range(z.shape[1])
     ]
-    stack = lambda values: jnp.asarray(np.stack(values), dtype)  # noqa: E731
+    stack = lambda values: jnp.asarray(np.stack(values), dtype)
     return MixturePrior(
         stack([np.log(p.weights_) for p in parts]),
         stack([p.means_[:, 0] for p in parts]),

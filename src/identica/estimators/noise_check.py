@@ -1,7 +1,7 @@
 """Whether held-out rows speak for noise, which a flow has none of."""
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from identica.conditionals import Features, GaussianObservation
+from identica.data import Dataset
 from identica.errors import DataWarning
 from identica.linear.whitening import Whitening
 from identica.models.flow import FlowModel
@@ -45,16 +46,15 @@ class NoiseGain(NamedTuple):
         return self.gain > max(3 * self.error, _LEAST_GAIN * n)
 
 
-def noise_gain(model: FlowModel, whitening: Whitening, x: Any, u: Any, seed: int) -> NoiseGain:
-    """The gain on held-out scores x (N, n) with their encoded u."""
-    n = model.n_components
-    dtype = x.dtype
+def noise_gain(model: FlowModel, whitening: Whitening, held_out: Dataset, seed: int) -> NoiseGain:
+    """The gain on held-out scores with their encoded u."""
+    n, dtype = model.n_components, held_out.x.dtype
     # Noise of equal level in all standardised columns is independent in scores, in which
     # the variances of the principal components scale it.
     loading = np.diag(np.sqrt(whitening.eigenvalues[:n])).astype(dtype)
     levels = jnp.asarray(_LEVELS, dtype)
     bare = FlowModel(model.demixer, model.family, model.prior)
-    rows, exact = _log_likelihoods(bare, jnp.asarray(loading), levels, x, u, jax.random.key(seed))
+    rows, exact = _log_likelihoods(bare, jnp.asarray(loading), levels, held_out, jax.random.key(seed))
     gains = np.asarray(rows, np.float64) - np.asarray(exact, np.float64)
     best = int(np.argmax(gains.mean(axis=1)))
     return NoiseGain(
@@ -77,17 +77,18 @@ def warn_of_noise(found: NoiseGain, n: int) -> None:
 
 @eqx.filter_jit
 def _log_likelihoods(
-    model: FlowModel, loading: Array, levels: Array, x: Array, u: Array, key: Array
+    model: FlowModel, loading: Array, levels: Array, rows: Dataset, key: Array
 ) -> tuple[Array, Array]:
     n = loading.shape[0]
-    features = Features(jnp.zeros(n, x.dtype), jnp.eye(n, dtype=x.dtype))
+    dtype = rows.x.dtype
+    features = Features(jnp.zeros(n, dtype), jnp.eye(n, dtype=dtype))
     # NoisyFlow gives densities of columns; without their volume they are those of scores.
     volume = jnp.log(jnp.diagonal(loading)).sum()
 
     def at(level: Array) -> Array:
         observation = GaussianObservation(2 * jnp.log(level), "isotropic")
         system = NoisyFlow(FlowTeacher(features, model, n), loading, observation)
-        logs = system.log_weights(x, u, _SAMPLES, key=key)
+        logs = system.log_weights(rows.x, rows.u, _SAMPLES, key=key)
         return jax.nn.logsumexp(logs, axis=0) - jnp.log(_SAMPLES) + volume
 
-    return jax.lax.map(at, levels), model.log_marginal(x, u)
+    return jax.lax.map(at, levels), model.log_marginal(rows.x, rows.u)

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from identica.data import Dataset
-from identica.estimators.blocks import apply_in_blocks
+from identica.errors import NonFiniteError
+from identica.estimators.blocks import apply_in_blocks, with_model
+from identica.estimators.flow_stages import GROWTH_ROWS, standardised
 from identica.families import LearnedBase
 from identica.models.flow import FlowModel
-from identica.networks.coupling import RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives.exact_likelihood import HeldOutProfile, ProfileLikelihood
 from identica.random import named_key
@@ -28,6 +28,7 @@ from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
 from identica.training.progress import Callback, Progress
+from identica.training.stage import unchanged
 from identica.typing import Array, Key
 
 FIRST_SHARE = 0.9
@@ -73,14 +74,17 @@ class ShapeChoice:
         if family is None:
             return first
         checkpoint = None if checkpoint is None else checkpoint.beside("base-measure")
-        second = run_stages(
-            self._stages(first.system, family),
-            self.data,
-            self.held_out,
-            seed=self.seed,
-            callbacks=[_later(callback) for callback in callbacks],
-            checkpoint=checkpoint,
-        )
+        try:
+            second = run_stages(
+                self._stages(first.system, family),
+                self.data,
+                self.held_out,
+                seed=self.seed,
+                callbacks=[_later(callback) for callback in callbacks],
+                checkpoint=checkpoint,
+            )
+        except NonFiniteError:
+            return first  # a candidate without a finite likelihood has lost
         gain = self._held_out(first.system) - self._held_out(second.system)
         steps = first.n_steps + second.n_steps
         if not gain > _WORTHWHILE * n:
@@ -91,11 +95,12 @@ class ShapeChoice:
     def _promising(self, system: FlowModel) -> LearnedBase | None:
         """The base measure of the sources as they are, if it explains held-out rows clearly better."""
         n = system.n_components
-        latents = lambda rows: apply_in_blocks(lambda x: _latents(system, x), np.asarray(rows.x))  # noqa: E731
-        z = latents(self.data)
+        z, new = (
+            apply_in_blocks(with_model(_latents, system), np.asarray(part.x))
+            for part in (self.data, self.held_out)
+        )
         mean, sd = z.mean(axis=0), z.std(axis=0)
-        fitted = replace_x(self.data, (z - mean) / sd)
-        held_out = replace_x(self.held_out, (latents(self.held_out) - mean) / sd)
+        fitted, held_out = _with_x(self.data, (z - mean) / sd), _with_x(self.held_out, (new - mean) / sd)
         stay = FlowModel(_identity(n), system.family)
         start = FlowModel(_identity(n), LearnedBase.gaussian(n))
         trial = Stage(
@@ -109,7 +114,11 @@ class ShapeChoice:
 
     def _stages(self, system: FlowModel, family: LearnedBase) -> list[Stage]:
         def begin(_: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-            return FlowModel(_standardised(system, self.data), family)
+            demixer = system.demixer
+            # A base measure has a scale of its own. Couplings were standardised before they began.
+            if isinstance(demixer, InvertibleNetwork):
+                demixer = standardised(demixer, data.head(GROWTH_ROWS).x)
+            return FlowModel(demixer, family)
 
         steps = max(1, round(_SHARE * self.max_iter))
         adam = Adam(rate=5e-3, b2=0.99, clip=5.0)
@@ -118,7 +127,7 @@ class ShapeChoice:
             batch_size=_BATCH, patience=_PATIENCE,
         )  # fmt: skip
         iterations = max(20, round(_POLISH * self.max_iter))
-        polish = replace(train, name="last polish", prepare=_unchanged, solver=LBFGS(), steps=iterations)
+        polish = replace(train, name="last polish", prepare=unchanged, solver=LBFGS(), steps=iterations)
         return [train, replace(polish, batch_size=2**16, chunk=50, patience=None)]
 
     @property
@@ -150,7 +159,7 @@ def _later(callback: Callback) -> Callback:
     return report
 
 
-def replace_x(data: Dataset, x: np.ndarray) -> Dataset:
+def _with_x(data: Dataset, x: np.ndarray) -> Dataset:
     """The data set with other rows in place of x."""
     return Dataset(jnp.asarray(x), data.u, data.sequence, data.weight)
 
@@ -161,23 +170,4 @@ def _latents(system: FlowModel, x: Array) -> Array:
 
 
 def _identity(n: int) -> InvertibleNetwork:
-    network = InvertibleNetwork.random(n, 1, key=jax.random.key(0))
-    last = AffineMap(jnp.eye(n), jnp.zeros(n))
-    return InvertibleNetwork(network.maps, network.functions, last, network.depth)
-
-
-@eqx.filter_jit
-def _standardised(system: FlowModel, data: Dataset) -> InvertibleNetwork | RefinedNetwork:
-    """The demixer with outputs of mean 0 and variance 1, where its last map can give them that."""
-    demixer = system.demixer
-    if not isinstance(demixer, InvertibleNetwork):
-        return demixer  # type: ignore[return-value]
-    z, _ = system.latents(data.x[: 2**14])
-    sd = z.std(axis=0)
-    return demixer.followed_by(jnp.diag(1 / sd), -z.mean(axis=0) / sd)
-
-
-def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-    if system is None:
-        raise ValueError("there is nothing to polish before the first stage")
-    return system
+    return InvertibleNetwork.linear(AffineMap(jnp.eye(n), jnp.zeros(n)))

@@ -41,7 +41,7 @@ def profile_distances(
     """
     counts = np.bincount(codes).astype(np.float64)
     used = counts >= 3
-    sums = lambda values: np.stack([np.bincount(codes, v) for v in values.T], axis=1)[used]  # noqa: E731
+    sums = lambda values: np.stack([np.bincount(codes, v) for v in values.T], axis=1)[used]
     counts = counts[used]
     center = sums(mean) / counts[:, None]
     place = np.cumsum(used) - 1

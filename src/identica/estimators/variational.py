@@ -24,7 +24,7 @@ from identica.conditionals.observations.options import ENCODINGS, REAL, check_va
 from identica.data import Dataset
 from identica.errors import DataError
 from identica.estimators.base import Problem, SourceEstimator
-from identica.estimators.blocks import apply_in_blocks, precision_of, row_keys
+from identica.estimators.blocks import apply_in_blocks, precision_of, row_keys, with_model
 from identica.estimators.exact import as_numpy
 from identica.estimators.incomplete_rows import IncompleteRows
 from identica.estimators.marginal_likelihood import MarginalLikelihood
@@ -98,7 +98,7 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
             raise DataError(f"S must have shape (n_samples, {self.n_components_}), got {S.shape}")
         with precision_of(self.precision) as precision:
             z = self._to_latents(S.astype(np.float64)).astype(precision)
-            x = apply_in_blocks(_Bound(_decoded, self.model_), z)
+            x = apply_in_blocks(with_model(_decoded, self.model_), z)
         return self._to_units(x.astype(np.float64))
 
     def score_samples(self, X: Any, y: Any = None, *, u: Any = None) -> FloatArray:
@@ -185,7 +185,9 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
         n = problem.n_rows
         x = np.asarray(problem.data.x)[:n]
         u = None if problem.data.u is None else np.asarray(problem.data.u)[:n]
-        mean, variance = (m.astype(np.float64) for m in apply_in_blocks(_Bound(_moments, self.model_), x, u))
+        mean, variance = (
+            m.astype(np.float64) for m in apply_in_blocks(with_model(_moments, self.model_), x, u)
+        )
         standard = x[:, : X.shape[1]] if self._takes_unknown() else self.whitening_.standardize(X, grid=True)
         orientation = Orientation.from_rows(mean, standard)
         self.orientation_ = orientation.matrix()
@@ -224,7 +226,7 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
         function = _moments if encoded is not None or not self._is_modulated() else _moments_alone
         with precision_of(self.precision) as precision:
             x = self._model_input(X).astype(precision)
-            mean, variance = apply_in_blocks(_Bound(function, self.model_), x, encoded)
+            mean, variance = apply_in_blocks(with_model(function, self.model_), x, encoded)
         weight, _ = self.orientation_
         return self._to_sources(mean.astype(np.float64)), variance.astype(np.float64) @ (weight**2).T
 
@@ -235,7 +237,7 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
         with precision_of(self.precision) as precision:
             x = self._model_input(X).astype(precision)
             keys = row_keys(self.seed_, x)
-            rows = apply_in_blocks(_Bound(function, self.model_, samples, reduction), x, encoded, keys)
+            rows = apply_in_blocks(with_model(function, self.model_, samples, reduction), x, encoded, keys)
         return rows.astype(np.float64) + self._log_volume(x)
 
     def _log_volume(self, x: FloatArray) -> float | FloatArray:
@@ -287,16 +289,6 @@ def _is_gaussian(prior: Conditional) -> bool:
     return isinstance(prior, ConstantPrior) or (
         isinstance(prior, ModulatedPrior) and isinstance(prior.family, families)
     )
-
-
-class _Bound:
-    """A compiled function with its model, as a function of row blocks."""
-
-    def __init__(self, function: Any, model: VariationalModel, *options: Any):
-        self.function, self.model, self.options = function, model, options
-
-    def __call__(self, *blocks: Any) -> Any:
-        return self.function(self.model, *blocks, *self.options)
 
 
 @eqx.filter_jit

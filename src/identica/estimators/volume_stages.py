@@ -19,6 +19,7 @@ from identica.objectives.exact_likelihood import (
     ProfileLikelihood,
 )
 from identica.training import LBFGS, Adam, Stage
+from identica.training.stage import unchanged
 from identica.typing import Key
 
 _COUPLINGS, _UNITS = 8, (32, 16, 8)
@@ -77,11 +78,11 @@ class VolumePlan:
                 restarts=self.restarts, keep=survivors, batch_size=BATCH_SIZE,
             ),
             Stage(
-                "descent", _unchanged, objective, evaluate, adam, max(1, self.max_iter - search),
+                "descent", unchanged, objective, evaluate, adam, max(1, self.max_iter - search),
                 restarts=survivors, batch_size=BATCH_SIZE,
             ),
             Stage(
-                "polish", _unchanged, objective, evaluate, LBFGS(), polish, batch_size=POLISHED_ROWS, chunk=50
+                "polish", unchanged, objective, evaluate, LBFGS(), polish, batch_size=POLISHED_ROWS, chunk=50
             ),
         ]  # fmt: skip
 
@@ -100,12 +101,6 @@ class VolumePlan:
 
     def _network(self, key: Key) -> VolumePreservingNetwork | SplineFlow:
         return VolumePreservingNetwork.random(self.n_directions, self.couplings, self.units, key=key)
-
-
-def _unchanged(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-    if system is None:
-        raise ValueError("there is nothing to go on with before the first stage")
-    return system
 
 
 def affordable_couplings(n_directions: int, n_rows: int) -> tuple[int, int]:

@@ -87,7 +87,7 @@ class General(ExponentialFamily):
         return jnp.cumprod(jnp.stack([z] * self.order, axis=-1), axis=-1)
 
     def log_base_measure(self, z: Array) -> Array:
-        return jnp.zeros_like(z) if self.base_measure is None else self.base_measure(z)  # type: ignore
+        return jnp.zeros_like(z) if self.base_measure is None else self.base_measure(z)  # type: ignore[operator]
 
     def natural_parameters(self, raw: Array) -> Array:
         return jnp.concatenate([raw[..., :-1], -jax.nn.softplus(raw[..., -1:])], axis=-1)

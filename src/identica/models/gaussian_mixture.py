@@ -83,11 +83,11 @@ class GaussianMixtureModel(eqx.Module):
             factor, inverse = cholesky_with_inverse(jnp.moveaxis(self.covariances, 0, -1))
             log_det = jnp.log(jnp.diagonal(factor)).sum(-1)
             to_white = jnp.moveaxis(inverse, -1, 0)
-            squares = lambda p: (((x - p[0]) @ p[1].T) ** 2).sum(-1)  # noqa: E731
+            squares = lambda p: (((x - p[0]) @ p[1].T) ** 2).sum(-1)
         else:
             variance = jnp.broadcast_to(self.covariances.reshape(len(self.means), -1), self.means.shape)
             log_det, to_white = 0.5 * jnp.log(variance).sum(-1), 1 / variance
-            squares = lambda p: ((x - p[0]) ** 2 * p[1]).sum(-1)  # noqa: E731
+            squares = lambda p: ((x - p[0]) ** 2 * p[1]).sum(-1)
         distance = jax.lax.map(squares, (self.means, to_white))
         weight = jax.nn.log_softmax(self.log_weights) - log_det - 0.5 * d * math.log(2 * math.pi)
         return weight - 0.5 * distance.T

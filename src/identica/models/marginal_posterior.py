@@ -70,7 +70,7 @@ def mixture_posterior(
 def moments_without_u(system: VariationalModel, x: Array) -> tuple[Array, Array]:
     """Posterior means and variances (B, n) of rows x (B, d)."""
     encoder, prior = _parts(system)
-    one = lambda row: mixture_posterior(encoder, prior, row).moments()  # noqa: E731
+    one = lambda row: mixture_posterior(encoder, prior, row).moments()
     return jax.lax.map(one, x, batch_size=_BLOCK)
 
 

@@ -11,7 +11,8 @@ from identica.conditionals import (
     GaussianObservation,
     ModulatedPrior,
 )
-from identica.conditionals.flow_posterior import Moments, clean_scores, noise_root
+from identica.conditionals.encoders import rows_last_moments
+from identica.conditionals.flow_posterior import clean_scores, noise_root
 from identica.models.flow import FlowModel
 from identica.models.latent_variable import LatentVariableModel, VariationalModel
 from identica.models.teacher import FlowTeacher
@@ -62,7 +63,7 @@ class NoisyFlow(eqx.Module):
         scores = self.teacher.scores(x)
         root = noise_root(self.loading, self.observation)
         fixed: NoisyFlow = jax.lax.stop_gradient(self)
-        given = Moments.of(fixed._prior(u), len(x))
+        given = rows_last_moments(fixed._prior(u), len(x))
         still = jax.lax.stop_gradient(root)
         q = clean_scores(fixed._demixer, scores.T, still @ still.T, given, _STEPS)
         clean, log_q = jax.lax.stop_gradient(q.sample_with_log_prob(key, (count,)))
@@ -70,7 +71,7 @@ class NoisyFlow(eqx.Module):
         log_p = self._prior(u).log_prob(z.reshape(clean.shape)) + log_det.reshape(log_q.shape)
         # log|det R| without that of the loading makes a density of scores one of columns.
         sd = jnp.sqrt(self.observation(jnp.zeros_like(self.loading[0])).variance)
-        noise = dist.Normal(0.0, 1.0).log_prob((scores - clean) @ root).sum(-1) - jnp.log(sd).sum()  # type: ignore
+        noise = dist.Normal(0.0, 1.0).log_prob((scores - clean) @ root).sum(-1) - jnp.log(sd).sum()
         return log_p + noise - log_q
 
     def as_variational(self, overall: Array, center: Array) -> VariationalModel:

@@ -78,6 +78,12 @@ class InvertibleNetwork(eqx.Module):
         functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(jax.random.split(functions_key, room))
         return cls(maps, functions, AffineMap.random(n, key=last_key), jnp.asarray(n_layers - 1, jnp.int32))
 
+    @classmethod
+    def linear(cls, last: AffineMap) -> "InvertibleNetwork":
+        """One linear map and nothing else."""
+        empty = cls.random(last.bias.shape[0], 1, key=jax.random.key(0))
+        return cls(empty.maps, empty.functions, last, empty.depth)
+
     @property
     def n_layers(self) -> int:
         """Number L of linear maps in use."""
@@ -168,7 +174,7 @@ class InvertibleNetwork(eqx.Module):
         undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
         back = (sd[:, None] * rotation.T) @ undo
         last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
-        put = lambda stacked, one: stacked.at[self.depth].set(one)  # noqa: E731
+        put = lambda stacked, one: stacked.at[self.depth].set(one)
         return InvertibleNetwork(
             jax.tree.map(put, self.maps, before.last),
             jax.tree.map(put, self.functions, function),

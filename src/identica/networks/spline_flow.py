@@ -74,7 +74,7 @@ class SplineFlow(eqx.Module):
             self.n_components,
             self.layers,
             self.units,
-            bool(jax.config.jax_enable_x64),  # type: ignore
+            bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         )
         return paramax.unwrap(eqx.combine(jax.tree.unflatten(structure, self.leaves), rest))
 

@@ -46,7 +46,7 @@ class VolumePreservingNetwork(eqx.Module):
             )
             for k in jax.random.split(couplings_key, count)
         ]
-        stack = lambda *leaves: np.stack(leaves)  # noqa: E731
+        stack = lambda *leaves: np.stack(leaves)
         maps = _rotations(n, count + 1, maps_key)
         first, last = (jax.tree.map(lambda leaf: leaf[part], maps) for part in (slice(0, count), count))  # noqa: B023
         return cls(first, jax.tree.map(stack, *nets), last)

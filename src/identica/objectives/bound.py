@@ -1,7 +1,7 @@
 """Variational bounds of log p(x|u): an expectation over q and a reduction of log weights."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from numpyro.distributions import kl_divergence
@@ -70,7 +70,7 @@ class Bound:
             return system.model.likelihood(z).log_prob(batch.x)  # type: ignore[return-value]
 
         def log_weight(z: Array, log_q: Array) -> Array:
-            return log_likelihood(z, log_q) + self.beta * (prior.log_prob(z) - log_q)  # type: ignore
+            return log_likelihood(z, log_q) + self.beta * (prior.log_prob(z) - log_q)
 
         if self.divergence == "analytic":
             expected = self.expectation(q, log_likelihood, self.reduction, key=key)
@@ -89,11 +89,16 @@ def importance_weighted(samples: int) -> Bound:
 
 @dataclass(frozen=True)
 class HeldOutBound:
-    """The negative bound of held-out rows, which ranks restarts and chooses the best weights."""
+    """The negative bound of held-out rows, which ranks restarts and chooses the best weights.
 
-    bound: Bound
+    Attributes
+    ----------
+    bound : Bound or another objective that is one
+    """
 
-    def __call__(self, system: VariationalModel, data: Dataset, held_out: Dataset, key: Key) -> Array:
+    bound: Any
+
+    def __call__(self, system: Any, data: Dataset, held_out: Dataset, key: Key) -> Array:
         return self.bound(system, held_out.head(EVALUATION_ROWS), key=key)[0]
 
 

@@ -98,7 +98,7 @@ def segment_statistics(system: FlowModel, batch: Dataset, n_segments: int) -> tu
 
     if not isinstance(family, ExponentialFamily):
         counts, means = averages(lambda z, _: z[..., None])
-        deviation = lambda z, member: z - member.values_of(means[..., 0])  # noqa: E731
+        deviation = lambda z, member: z - member.values_of(means[..., 0])
         _, sizes = averages(lambda z, member: family.deviation_statistic(deviation(z, member))[..., None])
         return counts, jnp.concatenate([means, sizes], axis=-1), mean_over_rows(log_det, batch.weight)
     counts, means = averages(lambda z, _: family.sufficient_statistics(z))

@@ -97,7 +97,7 @@ class QuadratureUpdate:
 def quadrature_loss(system: PerRowModel, data: Dataset) -> Array:
     """−log p(x) by the nodes, mean over rows, nats."""
     nodes = system.nodes.fixed()
-    log_p = lambda b: jax.nn.logsumexp(log_nodes_of(system.decoder, nodes, b.x), axis=0)  # noqa: E731
+    log_p = lambda b: jax.nn.logsumexp(log_nodes_of(system.decoder, nodes, b.x), axis=0)
     return -mean_over_rows(_by_blocks(log_p, data, len(nodes.points)), data.weight)
 
 
@@ -153,7 +153,7 @@ class VariationalUpdate:
 def bound_loss(system: PerRowModel, data: Dataset) -> Array:
     """The negative bound of rows with the q_i that they have, mean, nats."""
     nodes, prior = system.nodes.fixed(), system.model.prior(None)
-    one = lambda p: bound_of_rows(system.decoder, Evidence(p[0].x, None, prior), nodes, p[1])  # noqa: E731
+    one = lambda p: bound_of_rows(system.decoder, Evidence(p[0].x, None, prior), nodes, p[1])
     bound = _by_blocks(one, (data, system.rows), len(nodes.points))
     return -mean_over_rows(bound, data.weight)
 
@@ -174,7 +174,7 @@ def new_rows_loss(system: PerRowModel, data: Dataset) -> Array:
 
 def starting_rows(model: LatentVariableModel, x: Array, n: int) -> PerRow:
     """Laplace's approximation of every row, block by block."""
-    one = lambda b: laplace_start(model.likelihood, Evidence(b.x, None, model.prior(None)), n)  # type: ignore  # noqa: E731
+    one = lambda b: laplace_start(model.likelihood, Evidence(b.x, None, model.prior(None)), n)  # type: ignore[arg-type]
     return _by_blocks(one, Dataset(x), 2 * n)
 
 

@@ -7,7 +7,6 @@ import jax
 
 from identica.data import Dataset, mean_over_rows
 from identica.models.noisy_flow import NoisyFlow
-from identica.objectives.bound import EVALUATION_ROWS
 from identica.typing import Array, Key
 
 
@@ -30,13 +29,3 @@ class NoisyLikelihood:
         logs = system.log_weights(batch.x, batch.u, self.samples, key=key)
         rows = jax.nn.logsumexp(logs, axis=0) - math.log(self.samples)
         return -mean_over_rows(rows, batch.weight), {}
-
-
-@dataclass(frozen=True)
-class HeldOutNoisyLikelihood:
-    """The same on held-out rows, which chooses the best weights."""
-
-    likelihood: NoisyLikelihood
-
-    def __call__(self, system: NoisyFlow, data: Dataset, held_out: Dataset, key: Key) -> Array:
-        return self.likelihood(system, held_out.head(EVALUATION_ROWS), key=key)[0]

@@ -154,7 +154,7 @@ def train_population(
     if len(groups) == 1:
         arrays, solver_state, loss = done[0]
     else:
-        join = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_restarts]  # noqa: E731
+        join = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])[:n_restarts]
         arrays, solver_state, loss = jax.tree.map(join, *done)
     return arrays, solver_state, np.asarray(loss, dtype=np.float64)
 
@@ -190,7 +190,7 @@ def _train_group(
     n_rows: int,
 ) -> tuple[PyTree, PyTree, Array]:
     def one_restart(arrays, state, batch, key, i):
-        loss = lambda a: objective(eqx.combine(a, static), batch, key=key)[0]  # noqa: E731
+        loss = lambda a: objective(eqx.combine(a, static), batch, key=key)[0]
         return solver.step(loss, arrays, state, i, steps)
 
     def step(i, carry):
@@ -238,5 +238,5 @@ def n_members(arrays: PyTree) -> int:
 
 def choose(better: np.ndarray, new: PyTree, old: PyTree) -> PyTree:
     """Restarts of ``new`` where ``better`` (R,), else of ``old``."""
-    pick = lambda a, b: np.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
+    pick = lambda a, b: np.where(better.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
     return jax.tree.map(pick, new, old)

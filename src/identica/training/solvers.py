@@ -76,8 +76,8 @@ class Adam(StepSolver):
         rate = self.rate_at(index, steps)
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
         # A step that is not finite is skipped whole: neither parameters nor moments take it in.
-        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        move = lambda p, update: jnp.where(finite, p - (rate * update).astype(p.dtype), p)  # noqa: E731
+        keep = lambda new, old: jnp.where(finite, new, old)
+        move = lambda p, update: jnp.where(finite, p - (rate * update).astype(p.dtype), p)
         return jax.tree.map(move, params, updates), jax.tree.map(keep, new_state, state), value, finite
 
 

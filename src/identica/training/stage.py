@@ -72,3 +72,10 @@ class Stage:
         if isinstance(self.prepare, tuple):
             return self.prepare[min(restart, len(self.prepare) - 1)]
         return self.prepare
+
+
+def unchanged(system: PyTree | None, data: Dataset, key: Key) -> PyTree:
+    """``prepare`` of a stage that goes on with what the stage before kept."""
+    if system is None:
+        raise ValueError("there is nothing to go on with before the first stage")
+    return system
