@@ -49,12 +49,8 @@ def prior():
 
 @pytest.fixture(scope="module")
 def network():
-    @jax.jit
-    def make(key):
-        net = InvertibleNetwork.random(2, 3, key=key)
-        return net.followed_by(jnp.array([[1.0, 0.3], [-0.2, 0.8]]), jnp.array([0.2, -0.1]))
-
-    return make(jax.random.key(4))
+    net = InvertibleNetwork.random(2, 3, key=jax.random.key(4))
+    return net.followed_by(jnp.array([[1.0, 0.3], [-0.2, 0.8]]), jnp.array([0.2, -0.1]))
 
 
 @pytest.fixture(scope="module")

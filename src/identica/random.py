@@ -38,3 +38,11 @@ def named_rng(seed: int, *path: str | int) -> np.random.Generator:
     """A NumPy generator for a named purpose, independent of `named_key`."""
     entropy = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in path]
     return np.random.default_rng([seed, *entropy])
+
+
+def host_rng(key: Key) -> np.random.Generator:
+    """A NumPy generator that a JAX key begins.
+
+    What is drawn once per restart is drawn on the host: compiling such draws took longer than small fits.
+    """
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))

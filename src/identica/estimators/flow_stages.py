@@ -161,7 +161,7 @@ def _random_flow(
     n: int, depth: int, most_layers: int, family: Family, examples: Array | None, key: Key
 ) -> FlowModel:
     network_key, prior_key = jax.random.split(key)
-    network = _random_network(n, depth, most_layers, network_key)
+    network = InvertibleNetwork.random(n, depth, key=network_key, most_layers=most_layers)
     prior = None
     if examples is not None:
         # Outside compiled code: weights of networks of u may be drawn on the host.
@@ -170,17 +170,12 @@ def _random_flow(
     return FlowModel(network, family, prior)
 
 
-@eqx.filter_jit
-def _random_network(n: int, n_layers: int, most_layers: int, key: Key) -> InvertibleNetwork:
-    return InvertibleNetwork.random(n, n_layers, key=key, most_layers=most_layers)
-
-
 def grow(system: FlowModel | None, data: Dataset, key: Key, *, turned: bool = True) -> FlowModel:
     """``prepare`` of one more layer that changes hardly anything."""
     if system is None:
         raise ValueError("there is nothing to grow before the first stage")
-    system.network.check_room()
-    return _grown_flow(system, data.head(GROWTH_ROWS).x, key, turned)
+    rows = data.head(GROWTH_ROWS).x
+    return _with_demixer(system, system.network.grown(rows.T, key=key, turned=turned))
 
 
 def straighten(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
@@ -190,12 +185,6 @@ def straighten(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     .91 (Spearman .999) in ever longer training, and reached .9998 in less with this layer.
     """
     return grow(system, data, key, turned=False)
-
-
-@eqx.filter_jit
-def _grown_flow(system: FlowModel, x: Array, key: Key, turned: bool) -> FlowModel:
-    network = system.network.grown(x.T, key=key, turned=turned)
-    return FlowModel(network, system.family, system.prior)
 
 
 def refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:

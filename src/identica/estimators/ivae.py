@@ -208,6 +208,7 @@ class IVAE(VariationalEstimator):
                 max_iter=self.max_iter,
                 restarts=check_count("n_restarts", self.n_restarts),
                 n_rows=problem.n_rows,
+                hidden_sizes=check_sizes(self.hidden_sizes),
                 held_out=problem.held_out,
                 teacher=self._teacher(problem) if problem.discrete else None,
             ).stages()
@@ -244,12 +245,12 @@ class IVAE(VariationalEstimator):
             return False
         linear = check_sizes(self.hidden_sizes) == ()
         fits = allowed(observation, n, d, problem.n_rows, linear)
-        if self.decoder == "auto" and problem.data.weight is not None:
+        if self.decoder == "auto" and (problem.data.weight is not None or d > n):
             return False  # few rows determine no flow of full depth
         if self.decoder == "flow" and not fits:
             raise DataError(
-                "decoder='flow' needs as many components as columns (2 or more), Gaussian noise that is the same for "
-                f"all rows, hidden layers, and more than a few rows; got {n} components, {d} columns, "
+                "decoder='flow' needs 2 components or more and at least as many columns, Gaussian noise that is "
+                f"the same for all rows, hidden layers, and more than a few rows; got {n} components, {d} columns, "
                 f"likelihood={self.likelihood!r}, noise={self.noise!r}, hidden_sizes={self.hidden_sizes} and "
                 f"{problem.n_rows} rows; use decoder='network'"
             )

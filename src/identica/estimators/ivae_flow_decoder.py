@@ -1,11 +1,14 @@
-"""Recipe of `IVAE` with as many sources as columns: a flow that ignores noise, then the same flow under noise.
+"""Recipe of `IVAE` with a flow for decoder: a flow that ignores noise, then the same flow under noise.
 
 A flow's likelihood finds the sources where contrastive features and perceptrons stop early, but noise bends
-it. Its inverse is the decoder that a noisy model needs, and where noise is small both models are one.
+it. Its inverse is the decoder that a noisy model needs, and where noise is small both models are one. With more
+columns than sources, the flow is one of the leading scores, and a network tells where in the space of columns
+such scores lie.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,9 +23,10 @@ from identica.models import VariationalModel
 from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
+from identica.networks.flow_mixing import Surface, loading_of
 from identica.objectives.bound import HeldOutBound, importance_weighted
 from identica.objectives.exact_likelihood import segment_prior
-from identica.objectives.noisy_likelihood import NoisyLikelihood
+from identica.objectives.noisy_likelihood import HeldOutSurfaceError, NoisyLikelihood, SurfaceError
 from identica.objectives.teaching import on_scores
 from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
@@ -33,6 +37,9 @@ from identica.typing import Array, Key
 _LAYERS = 5
 _FLOW_SHARE = 0.4
 """Share of max_iter for growing the flow; the rest is for the flow under noise."""
+
+_SURFACE_SHARE = 0.1
+"""Share of max_iter for finding the surface, where there are more columns than sources."""
 
 _SAMPLES, _BATCH = 8, 512
 _FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
@@ -49,13 +56,15 @@ class FlowDecoderPlan:
     Attributes
     ----------
     features : Features
-        From columns to as many scores.
+        From columns to scores, as many as sources or more.
     observation : GaussianObservation
         The noise to be learned, or a fixed one.
     family : Family
         Of the sources given u.
     n_components, n_segments, max_iter, restarts, n_rows : int
         As in `FlowPlan`.
+    hidden_sizes : tuple of int
+        Of the network that bends the surface.
     held_out : Dataset or None
         Rows that decide whether couplings are kept.
     teacher : FlowTeacher or None
@@ -70,17 +79,29 @@ class FlowDecoderPlan:
     max_iter: int
     restarts: int
     n_rows: int
+    hidden_sizes: tuple[int, ...]
     held_out: Dataset | None
     teacher: FlowTeacher | None = None
 
     def stages(self) -> list[Stage]:
-        """Growth and polish of a flow, training under noise, and the change of latents."""
+        """Growth and polish of a flow, its surface, training under noise, and the change of latents."""
         grown, steps = ([], self.max_iter) if self.teacher is not None else self._growth()
         adam = Adam(rate=3e-3, clip=10.0, warmup=100)
         noisy = Stage("noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH)
+        surface = []
+        if self._wider:
+            found = max(1, round(_SURFACE_SHARE * self.max_iter))
+            noisy = replace(noisy, steps=max(1, steps - found))
+            error, evaluate = SurfaceError(), HeldOutSurfaceError()
+            adam = Adam(rate=3e-3, clip=10.0)
+            surface = [Stage("surface", self._with_surface, error, evaluate, adam, found, batch_size=_BATCH)]
         bound = importance_weighted(16)
         turned = replace(noisy, name="posterior", prepare=_as_variational, steps=0)
-        return [*grown, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
+        return [*grown, *surface, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
+
+    @property
+    def _wider(self) -> bool:
+        return self.features.matrix.shape[0] > self.n_components
 
     def _growth(self) -> tuple[list[Stage], int]:
         """Stages of a flow of the scores, and the steps that they leave."""
@@ -100,21 +121,35 @@ class FlowDecoderPlan:
         return stages, max(1, self.max_iter - flow.max_iter)
 
     @property
-    def _with_noise(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
-        """The flow with a prior and the most probable of some first levels of noise."""
+    def _with_surface(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
+        """The flow with its prior, on a surface that is flat or next to it."""
 
         def create(system: FlowTeacher | None, data: Dataset, key: Key) -> NoisyFlow:
             system = system if self.teacher is None else self.teacher
             if system is None:
-                raise ValueError("the flow comes before the noise")
+                raise ValueError("the flow comes before its surface")
             if self.n_segments:
                 system = _with_prior(system, data, self.family, self.n_segments)
-            loading = np.linalg.inv(np.asarray(system.features.matrix, np.float64)).astype(data.x.dtype)
-            spread = np.asarray(data.x[: self.n_rows]).std(axis=0)
+            features = system.features
+            loading = jnp.asarray(loading_of(features.matrix[:, : self.n_components]))
+            surface = Surface(loading, features.center)
+            if self._wider:
+                surface = Surface.bent(loading, features.center, self.hidden_sizes, key)
+            return NoisyFlow(system, surface, self.observation)
+
+        return create
+
+    @property
+    def _with_noise(self) -> Callable[[Any, Dataset, Key], NoisyFlow]:
+        """The flow on its surface with the most probable of some first levels of noise."""
+
+        def create(system: Any, data: Dataset, key: Key) -> NoisyFlow:
+            flow: NoisyFlow = system if self._wider else self._with_surface(system, data, key)
             observations = [self.observation]
             if self.observation.log_variance is not None:
+                spread = np.asarray(data.x[: self.n_rows]).std(axis=0)
                 observations = [self._at(np.mean(level * spread) ** 2) for level in _FIRST_NOISES]
-            systems = [NoisyFlow(system, jnp.asarray(loading), o) for o in observations]
+            systems = [NoisyFlow(flow.teacher, flow.surface, o) for o in observations]
             arrays, static = stack(systems)
             rows = data.head(MONITOR_ROWS)
             held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)
@@ -139,7 +174,7 @@ def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: 
 def _as_variational(system: NoisyFlow | None, data: Dataset, key: Key) -> VariationalModel:
     if system is None:
         raise ValueError("there is no model before training under noise")
-    return system.as_variational(_overall(system, data), system.teacher.features.center)
+    return system.as_variational(_overall(system, data))
 
 
 @eqx.filter_jit
@@ -153,11 +188,11 @@ def _overall(system: NoisyFlow, data: Dataset) -> Array:
 
 
 def allowed(observation: object, n_components: int, n_columns: int, n_rows: int, linear: bool) -> bool:
-    """Whether a flow can be the decoder: real columns with constant noise, as many as sources, and enough rows."""
+    """Whether a flow can be the decoder: real columns with constant noise, two sources or more, and enough rows."""
     constant = isinstance(observation, GaussianObservation) and observation.noise in (
         "isotropic",
         "diagonal",
         "fixed",
     )
     enough = affordable_layers(n_components, n_rows) > 1
-    return constant and n_components == n_columns and n_components > 1 and enough and not linear
+    return constant and 1 < n_components <= n_columns and enough and not linear

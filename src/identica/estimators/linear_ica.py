@@ -123,7 +123,7 @@ class LinearICA(ExactEstimator):
         dtype = problem.data.x.dtype
         n = problem.n_components
         linear = AffineMap(jnp.asarray(unmixing, dtype), jnp.zeros(n, dtype))
-        system = FlowModel(eqx.filter_jit(InvertibleNetwork.linear)(linear), GaussianLocationScale())
+        system = FlowModel(InvertibleNetwork.linear(linear), GaussianLocationScale())
         if not problem.discrete:
             prior = _mixture_prior(scores @ unmixing.T, self.seed_, dtype)
             system = FlowModel(system.demixer, system.family, prior)

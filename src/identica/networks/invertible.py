@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+import numpy as np
 
 from identica.networks.determinant import log_abs_det
 from identica.networks.monotone import MonotoneHinges
+from identica.random import host_rng
 from identica.typing import Array, Key
 
 
@@ -26,7 +27,9 @@ class AffineMap(eqx.Module):
     def random(cls, n: int, *, key: Key) -> "AffineMap":
         """A random orthogonal matrix and a small bias."""
         weight_key, bias_key = jax.random.split(key)
-        return cls(random_orthogonal(n, key=weight_key), 0.1 * jax.random.normal(bias_key, (n,)))
+        bias = 0.1 * host_rng(bias_key).standard_normal(n)
+        weight = random_orthogonal(n, key=weight_key)
+        return cls(weight, bias.astype(weight.dtype))  # type: ignore[arg-type]
 
     def __call__(self, x: Array) -> Array:
         """(n, B) to (n, B)."""
@@ -74,9 +77,13 @@ class InvertibleNetwork(eqx.Module):
         """L = ``n_layers`` linear maps and L − 1 mildly nonlinear functions, with room to grow."""
         room = (most_layers or n_layers) - 1
         maps_key, functions_key, last_key = jax.random.split(key, 3)
-        maps = jax.vmap(lambda k: AffineMap.random(n, key=k))(jax.random.split(maps_key, room))
-        functions = jax.vmap(lambda k: MonotoneHinges.random(n, key=k))(jax.random.split(functions_key, room))
-        return cls(maps, functions, AffineMap.random(n, key=last_key), jnp.asarray(n_layers - 1, jnp.int32))
+        # One more than there is room for: without any, stacks still have a shape.
+        maps = [AffineMap.random(n, key=k) for k in jax.random.split(maps_key, room + 1)]
+        functions = [MonotoneHinges.random(n, key=k) for k in jax.random.split(functions_key, room + 1)]
+        stacked = [
+            jax.tree.map(lambda *leaves: np.stack(leaves)[:room], *parts) for parts in (maps, functions)
+        ]
+        return cls(*stacked, AffineMap.random(n, key=last_key), np.asarray(n_layers - 1, np.int32))  # type: ignore[arg-type]
 
     @classmethod
     def linear(cls, last: AffineMap) -> "InvertibleNetwork":
@@ -129,8 +136,7 @@ class InvertibleNetwork(eqx.Module):
 
         The new layer would have been dropped without a word: JAX ignores writes beyond an array.
         """
-        room = self.maps.bias.shape[0]
-        depth = 0 if isinstance(self.depth, Tracer) else int(self.depth)
+        room, depth = self.maps.bias.shape[0], int(self.depth)
         if depth >= room:
             raise ValueError(
                 f"the network has room for {room + 1} layer(s) and uses them all; draw it with a larger most_layers"
@@ -155,35 +161,39 @@ class InvertibleNetwork(eqx.Module):
         Raises
         ------
         ValueError
-            If the stack has no room for another layer. Inside compiled code the depth is not known, so
-            there only a stack without any room is refused: call `check_room` before.
+            If the stack has no room for another layer.
         """
         self.check_room()
         n = x.shape[0]
         rotation_key, function_key = jax.random.split(key)
-        z, _ = self(x)
-        mean, sd = z.mean(1), z.std(1)
-        rotation = random_orthogonal(n, key=rotation_key) if turned else jnp.eye(n, dtype=x.dtype)
-        before = self.followed_by(rotation / sd, -rotation @ (mean / sd))
+        rotation = random_orthogonal(n, key=rotation_key) if turned else np.eye(n)
         function = MonotoneHinges.random(n, key=function_key, spread=spread, straight=not turned)
-        h, _ = before(x)
-        y, _ = function(h)
-        centered = y - y.mean(1, keepdims=True)
-        gram = centered @ centered.T
-        ridge = 1e-6 * jnp.trace(gram) / n * jnp.eye(n, dtype=gram.dtype)
-        undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
-        back = (sd[:, None] * rotation.T) @ undo
-        last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
-        put = lambda stacked, one: stacked.at[self.depth].set(one)
-        return InvertibleNetwork(
-            jax.tree.map(put, self.maps, before.last),
-            jax.tree.map(put, self.functions, function),
-            last,
-            self.depth + 1,
-        )
+        return _with_layer(self, x, jnp.asarray(rotation, x.dtype), function)
+
+
+@eqx.filter_jit
+def _with_layer(
+    network: InvertibleNetwork, x: Array, rotation: Array, function: MonotoneHinges
+) -> InvertibleNetwork:
+    """Function and rotation after the network, and a linear map that undoes both on x (n, B)."""
+    z, _ = network(x)
+    mean, sd = z.mean(1), z.std(1)
+    before = network.followed_by(rotation / sd, -rotation @ (mean / sd))
+    h = rotation @ ((z - mean[:, None]) / sd[:, None])
+    y, _ = function(h)
+    centered = y - y.mean(1, keepdims=True)
+    gram = centered @ centered.T
+    ridge = 1e-6 * jnp.trace(gram) / len(gram) * jnp.eye(len(gram), dtype=gram.dtype)
+    undo = jnp.linalg.solve(gram + ridge, centered @ (h - h.mean(1, keepdims=True)).T).T
+    back = (sd[:, None] * rotation.T) @ undo
+    last = AffineMap(back, mean + sd * (rotation.T @ h.mean(1)) - back @ y.mean(1))
+    put = lambda stacked, one: stacked.at[network.depth].set(one)
+    maps = jax.tree.map(put, network.maps, before.last)
+    functions = jax.tree.map(put, network.functions, function)
+    return InvertibleNetwork(maps, functions, last, network.depth + 1)
 
 
 def random_orthogonal(n: int, *, key: Key) -> Array:
-    """A matrix (n, n) drawn uniformly from the orthogonal group."""
-    q, r = jnp.linalg.qr(jax.random.normal(key, (n, n)))
-    return q * jnp.sign(jnp.diagonal(r))
+    """A matrix (n, n) drawn uniformly from the orthogonal group, on the host."""
+    q, r = np.linalg.qr(host_rng(key).standard_normal((n, n)))
+    return (q * np.sign(np.diagonal(r))).astype(jax.dtypes.canonicalize_dtype(float))  # type: ignore[return-value]

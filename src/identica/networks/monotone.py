@@ -3,7 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from identica.random import host_rng
 from identica.typing import Array, Key
 
 _BISECTIONS = 40
@@ -48,25 +50,20 @@ class MonotoneHinges(eqx.Module):
         The left tail bends as often as the right one, so that functions start out nearly odd. Straight
         ones start as almost the identity.
         """
-        slopes_key, places_key, step_key, step_place_key = jax.random.split(key, 4)
-        ladder = jnp.arange(hinges, dtype=float)
-        places = jnp.stack([ladder, -ladder]) + 0.1 * jax.random.normal(places_key, (n, 2, hinges))
-        step = jnp.stack(
-            [
-                -3.0 + spread * jax.random.normal(step_key, (n,)),
-                0.1 * jax.random.normal(step_place_key, (n,)),
-                jnp.zeros(n),
-            ],
-            axis=1,
-        )
-        return cls(
-            slope=jnp.full((n,), 0.0 if straight else -3.0),
-            hinge_slopes=(-3.0 if straight else -0.5)
-            + spread * jax.random.normal(slopes_key, (n, 2, hinges)),
-            hinge_places=places,
-            hinge_widths=jnp.full((n, 2, hinges), -2.0),
-            step=step,
-        )
+        rng, dtype = host_rng(key), jax.dtypes.canonicalize_dtype(float)
+        ladder = np.arange(hinges)
+        step = np.zeros((n, 3))
+        step[:, 0] = -3.0 + spread * rng.standard_normal(n)
+        step[:, 1] = 0.1 * rng.standard_normal(n)
+        hinge_slopes = spread * rng.standard_normal((n, 2, hinges)) + (-3.0 if straight else -0.5)
+        parts = {
+            "slope": np.full(n, 0.0 if straight else -3.0),
+            "hinge_slopes": hinge_slopes,
+            "hinge_places": np.stack([ladder, -ladder]) + 0.1 * rng.standard_normal((n, 2, hinges)),
+            "hinge_widths": np.full((n, 2, hinges), -2.0),
+            "step": step,
+        }
+        return cls(**{name: part.astype(dtype) for name, part in parts.items()})  # type: ignore[arg-type]
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Values and log-slopes, both (n, B), of x (n, B)."""

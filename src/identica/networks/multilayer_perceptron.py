@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from identica.errors import DataError
+from identica.random import host_rng
 from identica.typing import Array, Key
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -81,7 +82,7 @@ class MultilayerPerceptron(eqx.Module):
         sizes = (n_inputs, *hidden_sizes, n_outputs)
         if any(size < 1 for size in sizes):
             raise DataError(f"every layer needs at least one unit, got sizes {sizes}")
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = host_rng(key)
         dtype = jax.dtypes.canonicalize_dtype(float)
         weights = []
         for rows, columns in pairwise(sizes):

@@ -82,10 +82,9 @@ class VolumePreservingNetwork(eqx.Module):
         return jax.lax.scan(layer, self.last.inverse(z), (self.maps, self.couplings), reverse=True)[0]
 
 
-@eqx.filter_jit
 def _rotations(n: int, count: int, key: Key) -> AffineMap:
-    weights = jax.vmap(lambda k: random_orthogonal(n, key=k))(jax.random.split(key, count))
-    return AffineMap(weights, jnp.zeros((count, n), weights.dtype))
+    weights = np.stack([random_orthogonal(n, key=k) for k in jax.random.split(key, count)])
+    return AffineMap(weights, np.zeros((count, n), weights.dtype))  # type: ignore[arg-type]
 
 
 def _scale_and_shift(net: MultilayerPerceptron, a: Array) -> tuple[Array, Array]:
