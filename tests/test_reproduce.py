@@ -350,6 +350,14 @@ def test_photographs_have_no_published_scores(capsys, monkeypatch):
     assert "Nobody has published" in said
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_point_of_a_curve_can_be_drawn(quick):
+    for point in curve_points(quick=quick):
+        options = {**point.case.options, "n_per_segment": 5}
+        data = identica.simulate(point.case.scenario, seed=0, **options)
+        assert data.S.shape[1] == point.case.options["n_components"]
+
+
 def test_curves_move_one_thing_at_a_time():
     points = curve_points(quick=False)
     base = next(p.case for p in points if p.axis == "noise, share of sd(x)" and p.value == 0)

@@ -10,7 +10,7 @@ _BASE = {"n_components": 5, "n_segments": 20, "n_per_segment": 1000, "layers": 4
 _AXES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "rows per segment": ("n_per_segment", (100, 200, 500, 1000, 2000)),
     "segments": ("n_segments", (3, 5, 10, 20, 40)),
-    "layers of the mixing": ("layers", (1, 2, 3, 4, 5)),
+    "layers of the mixing": ("layers", (2, 3, 4, 5, 6)),
     "sources": ("n_components", (2, 5, 10, 20)),
     "noise, share of sd(x)": ("noise", (0.0, 0.01, 0.05, 0.1)),
     "restarts": ("n_restarts", (1, 2, 4, 8)),

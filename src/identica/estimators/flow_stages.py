@@ -33,8 +33,8 @@ BATCH_SIZE = 2000
 ROWS_PER_SEGMENT = 50
 """Rows per step, and how many of them a segment has that occurs in the step."""
 
-POLISHED_ROWS = 2**16
-"""Most rows of the polish, whose every iteration runs over all of them."""
+POLISHED_ROWS, _POLISHED_VALUES = 2**16, 2**21
+"""Most rows of the polish, whose every iteration runs over all of them, and most values."""
 
 _SHARES = {1: 4, 2: 4, 3: 5}
 _LATER_SHARE = 8
@@ -124,7 +124,8 @@ class FlowPlan:
             stages.append(replace(refinement, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
         last = Stage("polish", settled, objective, evaluate, LBFGS(), polish, chunk=50)
-        stages.append(replace(last, batch_size=POLISHED_ROWS))
+        rows = min(POLISHED_ROWS, _POLISHED_VALUES // self.n_components)
+        stages.append(replace(last, batch_size=rows))
         return stages
 
     def _decided(self, evaluate: Evaluate) -> Prepare:

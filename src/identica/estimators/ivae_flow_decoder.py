@@ -41,9 +41,14 @@ _FLOW_SHARE = 0.4
 _SURFACE_SHARE = 0.1
 """Share of max_iter for finding the surface, where there are more columns than sources."""
 
-_SAMPLES, _BATCH = 8, 512
+_SAMPLES, _BATCH, _EPOCHS = 8, 512, 100
+"""Samples and rows per step of training under noise, and how often it sees a row at most."""
+
 _FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
 """Standard deviations of noise, in units of the columns', among which training under noise begins."""
+
+_PATIENCE = 8
+"""Chunks without gain after which training under noise ends: where there is none, nothing is gained."""
 
 _NOISY = NoisyLikelihood(_SAMPLES)
 _HELD_OUT = HeldOutBound(NoisyLikelihood(16))
@@ -87,7 +92,10 @@ class FlowDecoderPlan:
         """Growth and polish of a flow, its surface, training under noise, and the change of latents."""
         grown, steps = ([], self.max_iter) if self.teacher is not None else self._growth()
         adam = Adam(rate=3e-3, clip=10.0, warmup=100)
-        noisy = Stage("noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH)
+        steps = min(steps, -(-_EPOCHS * self.n_rows // _BATCH))
+        noisy = Stage(
+            "noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH, patience=_PATIENCE
+        )
         surface = []
         if self._wider:
             found = max(1, round(_SURFACE_SHARE * self.max_iter))
