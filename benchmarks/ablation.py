@@ -12,6 +12,7 @@ import time
 import warnings
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 import identica
@@ -123,6 +124,7 @@ def main() -> None:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for variant in options.variants:
                 result = run(name, sizes, variant, seed)
+                jax.clear_caches()  # every variant compiles programs of its own, and a process has room for so many
                 results.setdefault(data, {}).setdefault(variant, []).append(result)
                 print(
                     f"{data}, seed {seed}, {variant}: {result['pearson']:.4f} {result['seconds']:.0f} s",

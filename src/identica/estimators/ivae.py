@@ -59,9 +59,11 @@ class IVAE(VariationalEstimator):
         a function of z (one per row, or one per column and row), or a fixed number in units of the
         standardised columns.
     decoder : {"auto", "network", "flow"}
-        From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
-        and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
-        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
+        From sources to columns: a network, or the inverse of a flow, which needs two sources or more and
+        Gaussian noise that is the same for all rows. The posterior then follows from the flow. With more
+        columns than sources the flow is one of the leading principal components, of which a network makes the
+        columns. ``"auto"`` takes the flow where sources are as many as columns, which finds hard mixtures
+        more surely there, and rows are not few.
     missing : {"error", "marginalise"}
         What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
         ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
@@ -139,7 +141,7 @@ class IVAE(VariationalEstimator):
         missing: str = "error",
         decoder: str = "auto",
         hidden_sizes: tuple[int, ...] = (64, 64),
-        max_iter: int = 6000,
+        max_iter: int = 12000,
         n_restarts: int = 8,
         validation_fraction: float = 0.1,
         outlier_threshold: float | None = 50.0,

@@ -35,11 +35,9 @@ from identica.training.population import stack
 from identica.typing import Array, Key
 
 _LAYERS = 5
-_FLOW_SHARE = 0.4
-"""Share of max_iter for growing the flow; the rest is for the flow under noise."""
-
-_SURFACE_SHARE = 0.1
-"""Share of max_iter for finding the surface, where there are more columns than sources."""
+_FLOW_SHARE, _SURFACE_SHARE, _NOISE_SHARE = 0.2, 0.05, 0.3
+"""Shares of max_iter, of which a network for decoder needs more: growing the flow, finding the surface where there
+are more columns than sources, and the flow under noise."""
 
 _SAMPLES, _BATCH, _EPOCHS = 8, 512, 100
 """Samples and rows per step of training under noise, and how often it sees a row at most."""
@@ -90,7 +88,8 @@ class FlowDecoderPlan:
 
     def stages(self) -> list[Stage]:
         """Growth and polish of a flow, its surface, training under noise, and the change of latents."""
-        grown, steps = ([], self.max_iter) if self.teacher is not None else self._growth()
+        grown = [] if self.teacher is not None else self._growth()
+        steps = max(1, round(_NOISE_SHARE * self.max_iter))
         adam = Adam(rate=3e-3, clip=10.0, warmup=100)
         steps = min(steps, -(-_EPOCHS * self.n_rows // _BATCH))
         noisy = Stage(
@@ -99,7 +98,6 @@ class FlowDecoderPlan:
         surface = []
         if self._wider:
             found = max(1, round(_SURFACE_SHARE * self.max_iter))
-            noisy = replace(noisy, steps=max(1, steps - found))
             error, evaluate = SurfaceError(), HeldOutSurfaceError()
             adam = Adam(rate=3e-3, clip=10.0)
             surface = [Stage("surface", self._with_surface, error, evaluate, adam, found, batch_size=_BATCH)]
@@ -111,8 +109,8 @@ class FlowDecoderPlan:
     def _wider(self) -> bool:
         return self.features.matrix.shape[0] > self.n_components
 
-    def _growth(self) -> tuple[list[Stage], int]:
-        """Stages of a flow of the scores, and the steps that they leave."""
+    def _growth(self) -> list[Stage]:
+        """Stages of a flow of the scores."""
         n = self.n_components
         blank = FlowTeacher(self.features, None, n)  # type: ignore[arg-type]
         flow = FlowPlan(
@@ -125,8 +123,7 @@ class FlowDecoderPlan:
             held_out=None if self.held_out is None else on_scores(blank, self.held_out),
             refined=refinable(n, self.n_rows),
         )
-        stages = [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
-        return stages, max(1, self.max_iter - flow.max_iter)
+        return [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
 
     @property
     def _with_surface(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:

@@ -40,13 +40,13 @@ from identica.training.population import stack
 from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, FloatArray, Key
 
-_CONTRASTIVE, _DECODER = 0.25, 0.1
-"""Shares of max_iter; the rest is fine-tuning."""
+_CONTRASTIVE, _DECODER, _COMPARED = 0.125, 0.05, 0.2
+"""Shares of max_iter for the starts, their decoders, and fine-tuning several of them; the rest is fine-tuning one."""
 
 _CARRIED = 2
-"""Contrastive starts that are fine-tuned: ties in cross-entropy can differ in their latents."""
+"""Contrastive starts that are compared in fine-tuning: ties in cross-entropy can differ in their latents."""
 
-_TRAINING_SAMPLES = 5
+_TRAINING_SAMPLES, _RATE = 5, 8e-3
 RANKING = HeldOutBound(importance_weighted(16))
 """What chooses among starts and weights."""
 
@@ -114,7 +114,7 @@ class IVAEPlan:
         contrastive = max(1, round(_CONTRASTIVE * self.max_iter))
         decoder = max(1, round(_DECODER * self.max_iter))
         loss = WeightedSum(((1.0, importance_weighted(_TRAINING_SAMPLES)), (1.0, PosteriorCrossEntropy())))
-        adam = Adam(rate=3e-3, clip=10.0, warmup=200)
+        adam = Adam(rate=_RATE, clip=10.0, warmup=200)
         starts, continued = self._starts(adam, contrastive)
         # The mean of the encoder is held while its precision, the decoder and the prior catch up. The
         # objective is that of fine-tuning, so that both stages share compiled code.
@@ -131,9 +131,11 @@ class IVAEPlan:
             chunk=250,
             patience=self._patience,
         )
-        steps = max(1, self.max_iter - contrastive - decoder)
-        tuning = replace(bound, name="fine-tuning", prepare=_released, steps=steps, keep=1)
-        return [*starts, bound, tuning, Stage("polish", self._polished, loss, RANKING, adam, 0)]
+        compared = max(1, round(_COMPARED * self.max_iter))
+        steps = max(1, self.max_iter - contrastive - decoder - compared)
+        comparison = replace(bound, name="comparison", prepare=_released, steps=compared, keep=1)
+        tuning = replace(comparison, name="fine-tuning", prepare=unchanged, steps=steps, restarts=1)
+        return [*starts, bound, comparison, tuning, Stage("polish", self._polished, loss, RANKING, adam, 0)]
 
     @property
     def _patience(self) -> int | None:
