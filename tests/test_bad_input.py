@@ -355,7 +355,11 @@ def spiked():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name for name in ESTIMATORS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in {*RELATED, "ivae"} else name
+        for name in ESTIMATORS
+    ],
 )
 def test_gross_spikes_are_left_out_and_named(name):
     data, many = spiked()

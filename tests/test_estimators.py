@@ -98,13 +98,15 @@ WITHOUT_DENSITY = ["tcl", "pcl", "gcl", "autoencoder", "adversarial"]
 RELATED = {"adversarial", "autoencoder", "tcl", "pcl", "gcl", "marginal-mle", "vae", "variational-em"}
 
 
-def _each(names):
+def _each(names, slow=RELATED):
     """One test per estimator, the related ones only among the slow tests: compiling them takes minutes."""
-    cases = [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name for name in names]
+    cases = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
     return pytest.mark.parametrize("name", cases)
 
 
 each = _each(QUICK)
+# What needs fits of its own, of which an iVAE's compiles longest.
+each_cheap = _each(QUICK, {*RELATED, "ivae"})
 each_density = _each([name for name in QUICK if name not in WITHOUT_DENSITY])
 each_exact = pytest.mark.parametrize("name", EXACT)
 
@@ -137,7 +139,7 @@ def test_a_pipeline_gives_what_its_steps_give(name, rows):
     np.testing.assert_array_equal(pipeline.predict(rows.X), expected)
 
 
-@each
+@each_cheap
 def test_cross_validation_passes_u_on_and_y_will_do(name, rows):
     folds = KFold(2, shuffle=True, random_state=0)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -550,7 +552,7 @@ def test_other_priors_are_fitted(prior, rows):
         np.testing.assert_allclose(variance[segment], expected, rtol=2e-3)
 
 
-@each
+@each_cheap
 def test_double_precision_is_used_throughout_and_leaves_no_trace(name, rows):
     before = jax.config.read("jax_enable_x64")
     options = {"hidden_sizes": ()} if name in ("flow", "ivae", "vae") else {}

@@ -211,7 +211,7 @@ def test_a_saved_model_gives_the_same_numbers(bent, tmp_path):
 def test_history_names_the_stages(bent):
     *_, ivae = bent
     stages = list(dict.fromkeys(ivae.history_["stage"]))
-    assert stages[-3:] == ["decoder", "fine-tuning", "polish"]
+    assert stages[-4:] == ["decoder", "comparison", "fine-tuning", "polish"]
     assert len(ivae.restarts_) == 2
     assert ivae.converged_ in (True, False)
 

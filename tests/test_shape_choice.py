@@ -41,6 +41,7 @@ def test_two_modes_ask_for_a_base_measure_and_a_power_alone_explains_less():
     assert "base measure" in chosen.history_["stage"]
 
 
+@pytest.mark.slow
 def test_gaussian_sources_keep_their_power():
     _, X, u = mixture(two_modes=False)
     chosen = fitted(X, u)
