@@ -35,7 +35,7 @@ from identica.training.population import stack
 from identica.typing import Array, Key
 
 _LAYERS = 5
-_FLOW_SHARE, _SURFACE_SHARE, _NOISE_SHARE = 0.2, 0.05, 0.3
+_FLOW_SHARE, _SURFACE_SHARE, _NOISE_SHARE = 0.24, 0.06, 0.36
 """Shares of max_iter, of which a network for decoder needs more: growing the flow, finding the surface where there
 are more columns than sources, and the flow under noise."""
 
