@@ -47,7 +47,7 @@ def run_photographs(*, quick: bool, seed: int) -> PhotographDemo:
         linear = identica.LinearICA(2, method=method, random_state=seed).fit(x, u=u)
         attempts.append(attempt(name, pictures.S, linear.transform(pictures.X), rows=held_out))
     # Two sources need fewer steps than the default, which keeps the demonstration within three minutes.
-    budget: dict[str, Any] = {"max_iter": 600, "n_restarts": 2} if quick else {"max_iter": 1500}
+    budget: dict[str, Any] = {"max_iter": 600, "n_restarts": 2} if quick else {"max_iter": 1000}
     with ProgressDisplay("  FlowICA", every=0.1) as display:
         flow = identica.FlowICA(2, random_state=seed, callbacks=[display], **budget).fit(x, u=u)
     attempts.append(attempt("identica (FlowICA)", pictures.S, flow.transform(pictures.X), rows=held_out))
