@@ -159,7 +159,8 @@ def table(results: dict[str, Any]) -> str:
             f"{mean(found['ivae'], 'seconds'):.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "\n*: two sources score .9 by chance; a score of them says little."])
+    legend = "\n*: two sources score .9 by chance; a score of them says little. –: not run."
+    return "\n".join([*lines, legend]).replace("nan", "–")
 
 
 def _listed(text: str, kind: Callable[[str], Any]) -> list[Any]:
