@@ -11,8 +11,6 @@ finished fits are not run again; a fit that fails is kept with its error.
 
 import argparse
 import json
-import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from scored import fit_and_score, known
 
 import identica
 from identica.evaluation.matching import match_components
-from identica.evaluation.protocol import null_scores, score_estimate
 from identica.report.figures import segment_colours, thin
 
 METHODS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -70,7 +68,11 @@ def main() -> None:
             key = f"{seed} {name}"
             if key in results:
                 continue
-            results[key] = known(seed) if name == "data" else fitted(name, seed, arguments.max_iter)
+            results[key] = (
+                known(identica.simulate("figure1", seed=seed))
+                if name == "data"
+                else fitted(name, seed, arguments.max_iter)
+            )
             out.write_text(json.dumps(content) + "\n")
             shown = {k: v for k, v in results[key].items() if k != "sources"}
             print(key, shown, flush=True)
@@ -85,37 +87,17 @@ def fitted(name: str, seed: int, max_iter: int | None) -> dict[str, Any]:
     fit_rows, _ = data.split(0.2)
     options: dict[str, Any] = {} if max_iter is None else {"max_iter": max_iter}
     estimator = METHODS[name][1](2, random_state=0, **options)
-    started = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            estimator.fit(data.X[fit_rows], u=data.u[fit_rows])
-        except identica.IdenticaError as error:
-            return {"error": str(error)}
-    seconds = time.perf_counter() - started
-    sources = np.asarray(estimator.transform(data.X, **({"u": data.u} if name in WITH_U else {})))
-    scores = score_estimate(data.S, sources, data.u, fit_rows)
+    try:
+        scored = fit_and_score(estimator, data, with_u=name in WITH_U)
+    except identica.IdenticaError as error:
+        return {"error": str(error)}
     rows = thin(len(data.X), _SHOWN)
-    matched = match_components(data.S[fit_rows], sources[fit_rows]).apply(sources)
+    matched = match_components(data.S[fit_rows], scored.sources[fit_rows]).apply(scored.sources)
     return {
-        **{key: value["held_out"] for key, value in scores.items()},
-        "seconds": seconds,
+        **scored.scores,
+        "seconds": scored.seconds,
         "status": estimator.status_.name.lower(),
         "sources": np.round(matched[rows], 3).tolist(),
-    }
-
-
-def known(seed: int) -> dict[str, Any]:
-    """What is known of the data without any method: null, ceiling and best linear map."""
-    data = identica.simulate("figure1", seed=seed)
-    fit_rows, _ = data.split(0.2)
-    null, ceiling = null_scores(data.S, data.u, fit_rows), data.ceiling()
-    return {
-        "null": null["rotation"],
-        "null_within": null["rotation_within"],
-        "ceiling": ceiling.value,
-        "ceiling_within": ceiling.within,
-        "best_linear": data.best_linear(fit_rows),
     }
 
 

@@ -13,17 +13,15 @@ and finished fits are not run again.
 import argparse
 import itertools
 import json
-import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from reference_ivae import ReferenceIVAE
+from scored import fit_and_score, held_out_scores, known
 
 import identica
-from identica.evaluation.protocol import null_scores, score_estimate
 
 MIXTURES: dict[str, dict[str, Any]] = {
     "xtanh": {"layers": 2, "uncentered": True},
@@ -94,36 +92,13 @@ def drawn(mixture: str, n: int, times: int, noise: float, seed: int) -> Any:
 
 def fitted(name: str, n: int, data: Any, max_iter: int | None) -> dict[str, Any]:
     """Held-out scores of one fit, and what it warned of."""
-    fit_rows, _ = data.split(0.2)
     options = {} if max_iter is None else {"max_iter": max_iter}
     estimator = METHODS[name][1](n, random_state=0, **options)
-    started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        estimator.fit(data.X[fit_rows], u=data.u[fit_rows])
-    seconds = time.perf_counter() - started
-    sources = np.asarray(estimator.transform(data.X, **({"u": data.u} if name in WITH_U else {})))
-    scores = score_estimate(data.S, sources, data.u, fit_rows)
-    result = {key: value["held_out"] for key, value in scores.items()}
+    scored = fit_and_score(estimator, data, with_u=name in WITH_U)
+    result = {**scored.scores, "seconds": scored.seconds, "warnings": scored.told}
     if name == "ivae":
-        result["without_u"] = score_estimate(data.S, estimator.transform(data.X), data.u, fit_rows)[
-            "pearson"
-        ]["held_out"]
-    told = sorted({str(w.message) for w in caught if issubclass(w.category, identica.DataWarning)})
-    return {**result, "seconds": seconds, "warnings": told}
-
-
-def known(data: Any) -> dict[str, float]:
-    """What is known of the data without any method."""
-    fit_rows, _ = data.split(0.2)
-    null, ceiling = null_scores(data.S, data.u, fit_rows), data.ceiling()
-    return {
-        "null": null["rotation"],
-        "null_within": null["rotation_within"],
-        "ceiling": ceiling.value,
-        "ceiling_within": ceiling.within,
-        "best_linear": data.best_linear(fit_rows),
-    }
+        result["without_u"] = held_out_scores(data, estimator.transform(data.X))["pearson"]
+    return result
 
 
 def table(results: dict[str, Any]) -> str:

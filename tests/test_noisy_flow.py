@@ -20,7 +20,7 @@ from identica.linear.whitening import Whitening
 from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
-from identica.networks import InvertibleNetwork, MonotoneHinges, Surface
+from identica.networks import InvertibleNetwork, MonotoneHinges
 
 COUNT = 20_000
 MEANS = np.array([[0.5, -1.0], [-0.3, 0.2], [1.0, 0.8]])
@@ -40,8 +40,7 @@ def noisy_flow(n_layers: int, n: int = 2) -> NoisyFlow:
     features = Features(jnp.asarray(CENTER[:n]), jnp.asarray(MATRIX[:n, :n]))
     teacher = FlowTeacher(features, FlowModel(network, family, prior), n)
     observation = GaussianObservation(jnp.log(jnp.asarray(NOISE[:n] - NOISE_FLOOR)), "diagonal")
-    surface = Surface(jnp.linalg.inv(jnp.asarray(MATRIX[:n, :n])), jnp.asarray(CENTER[:n]))
-    return NoisyFlow(teacher, surface, observation)
+    return NoisyFlow(teacher, jnp.linalg.inv(jnp.asarray(MATRIX[:n, :n])), observation)
 
 
 @eqx.filter_jit
@@ -88,7 +87,7 @@ def test_linear_flow_has_the_closed_form_likelihood(rows):
 def test_linear_posterior_is_the_closed_form(rows):
     x, u = rows
     system = noisy_flow(1)
-    model = system.as_variational(jnp.ones((2, 2)))
+    model = system.as_variational(jnp.ones((2, 2)), jnp.asarray(CENTER))
     means, covariances = posterior_of(model, x, u)
     last = system.flow.network.last
     # x = (W⁻¹(z − c)) · matrix⁻¹ + center + noise is linear in z.
@@ -124,79 +123,10 @@ def test_both_forms_of_the_model_have_one_likelihood(rows):
     system = noisy_flow(3)
     logs = weights_of(system, x, u, COUNT, jax.random.key(2))
     first = jax.nn.logsumexp(logs, axis=0) - np.log(COUNT)
-    model = system.as_variational(jnp.ones((2, 2)))
+    model = system.as_variational(jnp.ones((2, 2)), jnp.asarray(CENTER))
     logs = variational_weights(model, x, u, COUNT, jax.random.key(3))
     second = jax.nn.logsumexp(logs, axis=0) - np.log(COUNT)
     np.testing.assert_allclose(first, second, atol=0.05)
-
-
-LOADING = np.array([[1.2, -0.3, 0.5], [0.4, 0.9, -0.7]])
-WIDE_NOISE = np.array([0.02, 0.05, 0.03])
-
-
-def on_a_surface(n_layers: int, *, bent: bool) -> NoisyFlow:
-    """The flow of two scores behind three columns."""
-    flow = noisy_flow(n_layers).flow
-    center = jnp.asarray([0.1, -0.2, 0.3])
-    surface = Surface(jnp.asarray(LOADING), center)
-    if bent:
-        surface = Surface.bent(jnp.asarray(LOADING), center, (8,), jax.random.key(6))
-        bend = jax.tree.map(lambda a: 3 * a, surface.bend)
-        surface = Surface(surface.loading, center, bend)
-    teacher = FlowTeacher(Features(center, jnp.linalg.pinv(jnp.asarray(LOADING))), flow, 2)
-    return NoisyFlow(
-        teacher, surface, GaussianObservation(jnp.log(jnp.asarray(WIDE_NOISE - NOISE_FLOOR)), "diagonal")
-    )
-
-
-def test_more_columns_than_sources_have_the_closed_form_of_a_linear_model(rows):
-    u = rows[1]
-    x = jnp.asarray(np.random.default_rng(2).standard_normal((6, 3)))
-    system = on_a_surface(1, bent=False)
-    logs = weights_of(system, x, u, 5, jax.random.key(0))
-    model = system.as_variational(jnp.ones((2, 2)))
-    means, covariances = posterior_of(model, x, u)
-    last = system.flow.network.last
-    back = np.linalg.inv(np.asarray(last.weight))
-    weight = LOADING.T @ back
-    offset = np.asarray(system.surface.center) - weight @ np.asarray(last.bias)
-    for row, code in enumerate(np.asarray(u)):
-        mean = offset + weight @ MEANS[code]
-        cov = weight @ np.diag(VARIANCES[code]) @ weight.T + np.diag(WIDE_NOISE)
-        np.testing.assert_allclose(logs[:, row], multivariate_normal(mean, cov).logpdf(x[row]), atol=1e-8)
-        precision = weight.T @ np.diag(1 / WIDE_NOISE) @ weight + np.diag(1 / VARIANCES[code])
-        pull = weight.T @ ((np.asarray(x[row]) - offset) / WIDE_NOISE) + MEANS[code] / VARIANCES[code]
-        np.testing.assert_allclose(means[row], np.linalg.solve(precision, pull), rtol=1e-6)
-        np.testing.assert_allclose(covariances[row], np.linalg.inv(precision), rtol=1e-6)
-
-
-def test_a_bent_surface_agrees_with_quadrature(rows):
-    # Two scores: the integral over the surface, on a dense grid. Both forms of the model are tried.
-    u = rows[1]
-    system = on_a_surface(2, bent=True)
-    rng = np.random.default_rng(2)
-    clean = jnp.asarray(rng.standard_normal((6, 2)))
-    x = system.surface(clean) + np.sqrt(WIDE_NOISE) * rng.standard_normal((6, 3))
-    flat = Surface(system.surface.loading, system.surface.center)
-    assert np.abs(system.surface(clean) - flat(clean)).max() > 0.5, "the surface bends clearly"
-    model = system.as_variational(jnp.ones((2, 2)))
-    estimates = [
-        jax.nn.logsumexp(logs, axis=0) - np.log(COUNT)
-        for logs in (
-            weights_of(system, x, u, COUNT, jax.random.key(1)),
-            variational_weights(model, x, u, COUNT, jax.random.key(2)),
-        )
-    ]
-    side = np.linspace(-8, 8, 801)
-    grid = jnp.asarray(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
-    z, log_det = system.flow.latents(grid)
-    noise = system.observation(system.surface(grid))
-    for row, code in enumerate(np.asarray(u)):
-        prior = norm(MEANS[code], np.sqrt(VARIANCES[code])).logpdf(np.asarray(z)).sum(-1)
-        logs = prior + np.asarray(log_det) + np.asarray(noise.log_prob(x[row]))
-        expected = jax.nn.logsumexp(logs) + 2 * np.log(side[1] - side[0])
-        for estimate in estimates:
-            np.testing.assert_allclose(estimate[row], expected, atol=0.05)
 
 
 def test_inverse_has_the_derivatives_of_the_inverse():
@@ -249,7 +179,7 @@ def test_square_data_are_decoded_by_a_flow(small, tmp_path):
 
 def test_flow_decoder_is_refused_where_it_cannot_be(small):
     data, _ = small
-    with pytest.raises(DataError, match="2 components or more"):
+    with pytest.raises(DataError, match="as many components as columns"):
         identica.IVAE(n_components=1, decoder="flow", max_iter=5).fit(data.X, u=data.u)
     with pytest.raises(ValueError, match="decoder must be"):
         identica.IVAE(decoder="inverse", max_iter=5).fit(data.X, u=data.u)

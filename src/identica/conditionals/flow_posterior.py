@@ -14,8 +14,10 @@ from identica.conditionals.base import Conditional, Evidence
 from identica.conditionals.encoders import Factor, Features, posterior_of, rows_last_moments
 from identica.conditionals.observations import GaussianObservation
 from identica.conditionals.precision_gaussian import PrecisionGaussian
-from identica.conditionals.small_matrices import cholesky_with_inverse, product, transpose
+from identica.conditionals.small_matrices import product, transpose
+from identica.networks.coupling import RefinedNetwork
 from identica.networks.flow_mixing import FlowMixing
+from identica.networks.invertible import InvertibleNetwork
 from identica.typing import Array
 
 _STEPS = 4
@@ -26,10 +28,9 @@ _CAUTION = 0.7
 
 
 def clean_scores(
-    mixing: FlowMixing,
-    x: Array,
-    start: Array,
-    noise_variance: Array,
+    demixer: InvertibleNetwork | RefinedNetwork,
+    scores: Array,
+    noise_precision: Array,
     prior: tuple[Array, Array],
     steps: int = _STEPS,
 ) -> PrecisionGaussian:
@@ -37,34 +38,28 @@ def clean_scores(
 
     Parameters
     ----------
-    mixing : FlowMixing
-    x : (d, B)
+    demixer : InvertibleNetwork or RefinedNetwork
+    scores : (n, B)
         With noise.
-    start : (n, B)
-        Scores from which the search begins.
-    noise_variance : (d,)
+    noise_precision : (n, n)
+        Inverse covariance of the noise of scores.
     prior : two arrays (n, B)
         Mean and precision of the sources.
     steps : int
         Steps of Gauss and Newton, at least one.
     """
     mean, precision = prior
+    pull = noise_precision @ scores
 
     def step(point: Array) -> PrecisionGaussian:
-        z, slopes = _linearised(lambda s: mixing.demixer(s)[0], point)
-        columns, reach = _linearised(lambda s: mixing.surface(s.T).T, point)
-        total, pull = 0.0, 0.0
-        for value, jacobian, wanted, weight in (
-            (z, slopes, mean, precision),
-            (columns, reach, x, 1 / noise_variance[:, None]),
-        ):
-            weighted = jacobian * weight
-            aim = wanted - value + (jacobian * point[:, None]).sum(0)
-            total = total + product(weighted, transpose(jacobian))
-            pull = pull + product(weighted, aim[:, None])[:, 0]
-        return PrecisionGaussian.from_precision(total, pull)  # type: ignore[arg-type]
+        z, along = jax.linearize(lambda x: demixer(x)[0], point)
+        slopes = columns_of(along, point)
+        weighted = slopes * precision
+        total = noise_precision[:, :, None] + product(weighted, transpose(slopes))
+        wanted = mean - z + (slopes * point[:, None]).sum(0)
+        return PrecisionGaussian.from_precision(total, pull + product(weighted, wanted[:, None])[:, 0])
 
-    point = start
+    point = scores
     for _ in range(steps - 1):
         point = point + _CAUTION * (step(point).mean.T - point)
     return step(point)
@@ -78,7 +73,7 @@ class FlowPosterior(Conditional):
     Attributes
     ----------
     features : Features
-        From x to scores, of which the first n are coordinates of the surface.
+        From x to scores, as many as columns.
     mixing : FlowMixing
         From sources to x.
     observation : GaussianObservation
@@ -106,29 +101,24 @@ class FlowPosterior(Conditional):
         )
 
     def _factor(self, x: Array, moments: tuple[Array, Array]) -> Factor:
-        mixing, variance = self.mixing, noise_variance(self.observation, x)
-        start = self.features(x)[:, : len(self.overall[0])].T
-        point = clean_scores(mixing, x.T, start, variance, moments).mean.T
-        z = mixing.demixer(point)[0]
-        _, back = _linearised(mixing.demixer.inverse, z)
-        columns, reach = _linearised(lambda s: mixing.surface(s.T).T, point)
-        sd = jnp.sqrt(variance)[:, None]
-        # dx/dz_j in units of the noise is row j; what it says of z is its square.
-        spread = product(back, reach / sd)
-        precision = product(spread, transpose(spread))
-        level = jnp.trace(precision) * 8 * jnp.finfo(x.dtype).eps
-        root, inverse = cholesky_with_inverse(precision + level * jnp.eye(len(z), dtype=x.dtype)[:, :, None])
-        shift = product(spread, ((x.T - columns) / sd)[:, None])
-        return Factor(z + product(transpose(inverse), product(inverse, shift))[:, 0], root)
+        demixer, scores = self.mixing.demixer, self.features(x).T
+        root = noise_root(self.mixing.loading, self.observation)
+        point = clean_scores(demixer, scores, root @ root.T, moments).mean.T
+        z, along = jax.linearize(lambda x: demixer(x)[0], point)
+        _, back = jax.linearize(demixer.inverse, z)
+        # Of the inverse: row j holds dx/dz_j.
+        slopes = columns_of(back, z)
+        spread = product(slopes, jnp.broadcast_to(root[:, :, None], (*root.shape, len(x))))
+        return Factor(z + along(scores - point), spread)
 
 
-def _linearised(function: Callable[[Array], Array], point: Array) -> tuple[Array, Array]:
-    """Values (m, B) of a function of (n, B), and its Jacobians (n, m, B): row j holds d/dpoint_j."""
-    value, along = jax.linearize(function, point)
+def columns_of(along: Callable[[Array], Array], point: Array) -> Array:
+    """Columns (n, m, B) of the matrices of a linear map that acts on (n, B), one matrix for each row of data."""
     directions = jnp.eye(len(point), dtype=point.dtype)
-    return value, jax.vmap(lambda e: along(jnp.broadcast_to(e[:, None], point.shape)))(directions)
+    return jax.vmap(lambda e: along(jnp.broadcast_to(e[:, None], point.shape)))(directions)
 
 
-def noise_variance(observation: GaussianObservation, like: Array) -> Array:
-    """Variances (d,) of noise that is the same for all rows (…, d)."""
-    return observation(jnp.zeros(like.shape[-1], like.dtype)).variance  # type: ignore[return-value]
+def noise_root(loading: Array, observation: GaussianObservation) -> Array:
+    """R (n, n) with R Rᵀ the inverse covariance of the noise of scores; x = scores · loading + center."""
+    loading = jax.lax.stop_gradient(loading)
+    return loading / jnp.sqrt(observation(jnp.zeros(loading.shape[1], loading.dtype)).variance)

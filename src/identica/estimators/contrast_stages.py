@@ -17,6 +17,7 @@ from identica.models import ContrastiveModel, Critic, FeatureNetwork, Quantizer
 from identica.networks import ComponentwiseNetwork, MultilayerPerceptron
 from identica.objectives.contrastive import ContrastiveCrossEntropy, HeldOutContrast, Pairing
 from identica.objectives.exact_likelihood import shrink
+from identica.random import host_rng
 from identica.training import Adam, Stage
 from identica.typing import Array, FloatArray, Key
 
@@ -125,7 +126,7 @@ class ContrastPlan:
         """
         n = self.unmixing.shape[1]
         network_key, critic_key = jax.random.split(key)
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = host_rng(key)
         square = rng.standard_normal((n, n))
         turn = expm(4.0 * rng.random() ** 2 * (square - square.T) / np.sqrt(n))
         network = MultilayerPerceptron.random(

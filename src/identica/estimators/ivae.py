@@ -59,11 +59,9 @@ class IVAE(VariationalEstimator):
         a function of z (one per row, or one per column and row), or a fixed number in units of the
         standardised columns.
     decoder : {"auto", "network", "flow"}
-        From sources to columns: a network, or the inverse of a flow, which needs two sources or more and
-        Gaussian noise that is the same for all rows. The posterior then follows from the flow. With more
-        columns than sources the flow is one of the leading principal components, of which a network makes the
-        columns. ``"auto"`` takes the flow where sources are as many as columns, which finds hard mixtures
-        more surely there, and rows are not few.
+        From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
+        and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
+        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
     missing : {"error", "marginalise"}
         What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
         ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
@@ -210,7 +208,6 @@ class IVAE(VariationalEstimator):
                 max_iter=self.max_iter,
                 restarts=check_count("n_restarts", self.n_restarts),
                 n_rows=problem.n_rows,
-                hidden_sizes=check_sizes(self.hidden_sizes),
                 held_out=problem.held_out,
                 teacher=self._teacher(problem) if problem.discrete else None,
             ).stages()
@@ -247,12 +244,12 @@ class IVAE(VariationalEstimator):
             return False
         linear = check_sizes(self.hidden_sizes) == ()
         fits = allowed(observation, n, d, problem.n_rows, linear)
-        if self.decoder == "auto" and (problem.data.weight is not None or d > n):
+        if self.decoder == "auto" and problem.data.weight is not None:
             return False  # few rows determine no flow of full depth
         if self.decoder == "flow" and not fits:
             raise DataError(
-                "decoder='flow' needs 2 components or more and at least as many columns, Gaussian noise that is "
-                f"the same for all rows, hidden layers, and more than a few rows; got {n} components, {d} columns, "
+                "decoder='flow' needs as many components as columns (2 or more), Gaussian noise that is the same for "
+                f"all rows, hidden layers, and more than a few rows; got {n} components, {d} columns, "
                 f"likelihood={self.likelihood!r}, noise={self.noise!r}, hidden_sizes={self.hidden_sizes} and "
                 f"{problem.n_rows} rows; use decoder='network'"
             )

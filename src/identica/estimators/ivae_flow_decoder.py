@@ -1,14 +1,11 @@
-"""Recipe of `IVAE` with a flow for decoder: a flow that ignores noise, then the same flow under noise.
+"""Recipe of `IVAE` with as many sources as columns: a flow that ignores noise, then the same flow under noise.
 
 A flow's likelihood finds the sources where contrastive features and perceptrons stop early, but noise bends
-it. Its inverse is the decoder that a noisy model needs, and where noise is small both models are one. With more
-columns than sources, the flow is one of the leading scores, and a network tells where in the space of columns
-such scores lie.
+it. Its inverse is the decoder that a noisy model needs, and where noise is small both models are one.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,10 +20,9 @@ from identica.models import VariationalModel
 from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
-from identica.networks.flow_mixing import Surface, loading_of
 from identica.objectives.bound import HeldOutBound, importance_weighted
 from identica.objectives.exact_likelihood import segment_prior
-from identica.objectives.noisy_likelihood import HeldOutSurfaceError, NoisyLikelihood, SurfaceError
+from identica.objectives.noisy_likelihood import NoisyLikelihood
 from identica.objectives.teaching import on_scores
 from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
@@ -35,9 +31,8 @@ from identica.training.population import stack
 from identica.typing import Array, Key
 
 _LAYERS = 5
-_FLOW_SHARE, _SURFACE_SHARE, _NOISE_SHARE = 0.24, 0.06, 0.36
-"""Shares of max_iter, of which a network for decoder needs more: growing the flow, finding the surface where there
-are more columns than sources, and the flow under noise."""
+_FLOW_SHARE, _NOISE_SHARE = 0.24, 0.36
+"""Shares of max_iter for growing the flow and for the flow under noise; a network for decoder needs more."""
 
 _SAMPLES, _BATCH, _EPOCHS = 8, 512, 100
 """Samples and rows per step of training under noise, and how often it sees a row at most."""
@@ -59,15 +54,13 @@ class FlowDecoderPlan:
     Attributes
     ----------
     features : Features
-        From columns to scores, as many as sources or more.
+        From columns to as many scores.
     observation : GaussianObservation
         The noise to be learned, or a fixed one.
     family : Family
         Of the sources given u.
     n_components, n_segments, max_iter, restarts, n_rows : int
         As in `FlowPlan`.
-    hidden_sizes : tuple of int
-        Of the network that bends the surface.
     held_out : Dataset or None
         Rows that decide whether couplings are kept.
     teacher : FlowTeacher or None
@@ -82,32 +75,21 @@ class FlowDecoderPlan:
     max_iter: int
     restarts: int
     n_rows: int
-    hidden_sizes: tuple[int, ...]
     held_out: Dataset | None
     teacher: FlowTeacher | None = None
 
     def stages(self) -> list[Stage]:
-        """Growth and polish of a flow, its surface, training under noise, and the change of latents."""
+        """Growth and polish of a flow, training under noise, and the change of latents."""
         grown = [] if self.teacher is not None else self._growth()
         steps = max(1, round(_NOISE_SHARE * self.max_iter))
-        adam = Adam(rate=3e-3, clip=10.0, warmup=100)
         steps = min(steps, -(-_EPOCHS * self.n_rows // _BATCH))
+        adam = Adam(rate=3e-3, clip=10.0, warmup=100)
         noisy = Stage(
             "noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH, patience=_PATIENCE
         )
-        surface = []
-        if self._wider:
-            found = max(1, round(_SURFACE_SHARE * self.max_iter))
-            error, evaluate = SurfaceError(), HeldOutSurfaceError()
-            adam = Adam(rate=3e-3, clip=10.0)
-            surface = [Stage("surface", self._with_surface, error, evaluate, adam, found, batch_size=_BATCH)]
         bound = importance_weighted(16)
         turned = replace(noisy, name="posterior", prepare=_as_variational, steps=0)
-        return [*grown, *surface, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
-
-    @property
-    def _wider(self) -> bool:
-        return self.features.matrix.shape[0] > self.n_components
+        return [*grown, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
 
     def _growth(self) -> list[Stage]:
         """Stages of a flow of the scores."""
@@ -126,35 +108,21 @@ class FlowDecoderPlan:
         return [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
 
     @property
-    def _with_surface(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
-        """The flow with its prior, on a surface that is flat or next to it."""
+    def _with_noise(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
+        """The flow with a prior and the most probable of some first levels of noise."""
 
         def create(system: FlowTeacher | None, data: Dataset, key: Key) -> NoisyFlow:
             system = system if self.teacher is None else self.teacher
             if system is None:
-                raise ValueError("the flow comes before its surface")
+                raise ValueError("the flow comes before the noise")
             if self.n_segments:
                 system = _with_prior(system, data, self.family, self.n_segments)
-            features = system.features
-            loading = jnp.asarray(loading_of(features.matrix[:, : self.n_components]))
-            surface = Surface(loading, features.center)
-            if self._wider:
-                surface = Surface.bent(loading, features.center, self.hidden_sizes, key)
-            return NoisyFlow(system, surface, self.observation)
-
-        return create
-
-    @property
-    def _with_noise(self) -> Callable[[Any, Dataset, Key], NoisyFlow]:
-        """The flow on its surface with the most probable of some first levels of noise."""
-
-        def create(system: Any, data: Dataset, key: Key) -> NoisyFlow:
-            flow: NoisyFlow = system if self._wider else self._with_surface(system, data, key)
+            loading = np.linalg.inv(np.asarray(system.features.matrix, np.float64)).astype(data.x.dtype)
+            spread = np.asarray(data.x[: self.n_rows]).std(axis=0)
             observations = [self.observation]
             if self.observation.log_variance is not None:
-                spread = np.asarray(data.x[: self.n_rows]).std(axis=0)
                 observations = [self._at(np.mean(level * spread) ** 2) for level in _FIRST_NOISES]
-            systems = [NoisyFlow(flow.teacher, flow.surface, o) for o in observations]
+            systems = [NoisyFlow(system, jnp.asarray(loading), o) for o in observations]
             arrays, static = stack(systems)
             rows = data.head(MONITOR_ROWS)
             held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)
@@ -179,7 +147,7 @@ def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: 
 def _as_variational(system: NoisyFlow | None, data: Dataset, key: Key) -> VariationalModel:
     if system is None:
         raise ValueError("there is no model before training under noise")
-    return system.as_variational(_overall(system, data))
+    return system.as_variational(_overall(system, data), system.teacher.features.center)
 
 
 @eqx.filter_jit
@@ -193,11 +161,11 @@ def _overall(system: NoisyFlow, data: Dataset) -> Array:
 
 
 def allowed(observation: object, n_components: int, n_columns: int, n_rows: int, linear: bool) -> bool:
-    """Whether a flow can be the decoder: real columns with constant noise, two sources or more, and enough rows."""
+    """Whether a flow can be the decoder: real columns with constant noise, as many as sources, and enough rows."""
     constant = isinstance(observation, GaussianObservation) and observation.noise in (
         "isotropic",
         "diagonal",
         "fixed",
     )
     enough = affordable_layers(n_components, n_rows) > 1
-    return constant and 1 < n_components <= n_columns and enough and not linear
+    return constant and n_components == n_columns and n_components > 1 and enough and not linear

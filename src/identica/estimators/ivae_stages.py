@@ -33,6 +33,7 @@ from identica.objectives.contrastive import (
 )
 from identica.objectives.exact_likelihood import shrink
 from identica.objectives.teaching import HeldOutOnContender, OnContender
+from identica.random import host_rng
 from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
@@ -197,7 +198,7 @@ class IVAEPlan:
 
         def create(system: SegmentClassifier | None, data: Dataset, key: Key) -> SegmentClassifier:
             start, n = self.start, self.n_components
-            rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+            rng = host_rng(key)
             square = rng.standard_normal((n, n))
             turn = expm(4.0 * rng.random() ** 2 * (square - square.T) / np.sqrt(n))
             encoder = ProductOfExperts.random(start.features, self.hidden_sizes, n, key=key)

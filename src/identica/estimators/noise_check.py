@@ -15,7 +15,6 @@ from identica.linear.whitening import Whitening
 from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
-from identica.networks.flow_mixing import Surface
 from identica.typing import Array
 
 JUDGED_ROWS = 4096
@@ -80,15 +79,16 @@ def warn_of_noise(found: NoiseGain, n: int) -> None:
 def _log_likelihoods(
     model: FlowModel, loading: Array, levels: Array, rows: Dataset, key: Array
 ) -> tuple[Array, Array]:
-    scale = jnp.diagonal(loading)
-    center = jnp.zeros_like(scale)
-    teacher = FlowTeacher(Features(center, jnp.diag(1 / scale)), model, len(scale))
-    surface = Surface(loading, center)
+    n = loading.shape[0]
+    dtype = rows.x.dtype
+    features = Features(jnp.zeros(n, dtype), jnp.eye(n, dtype=dtype))
+    # NoisyFlow gives densities of columns; without their volume they are those of scores.
+    volume = jnp.log(jnp.diagonal(loading)).sum()
 
     def at(level: Array) -> Array:
-        system = NoisyFlow(teacher, surface, GaussianObservation(2 * jnp.log(level), "isotropic"))
-        logs = system.log_weights(rows.x * scale, rows.u, _SAMPLES, key=key)
-        # A density of columns, which their volume makes one of scores.
-        return jax.nn.logsumexp(logs, axis=0) - jnp.log(_SAMPLES) + jnp.log(scale).sum()
+        observation = GaussianObservation(2 * jnp.log(level), "isotropic")
+        system = NoisyFlow(FlowTeacher(features, model, n), loading, observation)
+        logs = system.log_weights(rows.x, rows.u, _SAMPLES, key=key)
+        return jax.nn.logsumexp(logs, axis=0) - jnp.log(_SAMPLES) + volume
 
     return jax.lax.map(at, levels), model.log_marginal(rows.x, rows.u)

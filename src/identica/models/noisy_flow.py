@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from identica.conditionals import (
@@ -11,11 +12,13 @@ from identica.conditionals import (
     ModulatedPrior,
 )
 from identica.conditionals.encoders import rows_last_moments
-from identica.conditionals.flow_posterior import clean_scores, noise_variance
+from identica.conditionals.flow_posterior import clean_scores, noise_root
 from identica.models.flow import FlowModel
 from identica.models.latent_variable import LatentVariableModel, VariationalModel
 from identica.models.teacher import FlowTeacher
-from identica.networks.flow_mixing import FlowMixing, Surface
+from identica.networks.coupling import RefinedNetwork
+from identica.networks.flow_mixing import FlowMixing
+from identica.networks.invertible import InvertibleNetwork
 from identica.typing import Array, Key
 
 _STEPS = 2
@@ -26,21 +29,20 @@ class NoisyFlow(eqx.Module):
     """p(x|u) = ∫ p(g(x̃)|u) |det dg/dx̃| N(x; x̃, noise) dx̃: the latent is the clean observation.
 
     Of a flow and noise the marginal likelihood is an integral over x̃ that needs g but not its inverse. As the
-    noise shrinks it becomes the flow's own likelihood, so that a flow that ignored noise is a start. With more
-    columns than sources, x̃ is a point of a surface, and its n coordinates are the latent.
+    noise shrinks it becomes the flow's own likelihood, so that a flow that ignored noise is a start.
 
     Attributes
     ----------
     teacher : FlowTeacher
         Scores of x, and a flow of them that has a prior.
-    surface : Surface
-        From n clean scores to columns.
+    loading : (n, d)
+        From scores back to standardised columns, d = n; not trained.
     observation : GaussianObservation
         The noise of the columns.
     """
 
     teacher: FlowTeacher
-    surface: Surface
+    loading: Array
     observation: GaussianObservation
 
     @property
@@ -49,9 +51,8 @@ class NoisyFlow(eqx.Module):
         return self.teacher.flow
 
     @property
-    def mixing(self) -> FlowMixing:
-        """From sources to columns."""
-        return FlowMixing(self.flow.demixer, self.surface)  # type: ignore[arg-type]
+    def _demixer(self) -> InvertibleNetwork | RefinedNetwork:
+        return self.flow.demixer  # type: ignore[return-value]
 
     def log_weights(self, x: Array, u: Array, count: int, *, key: Key) -> Array:
         """log p(x, x̃_k|u) − log q(x̃_k), nats (K, B): their mean weight estimates p(x|u).
@@ -59,30 +60,34 @@ class NoisyFlow(eqx.Module):
         q is Laplace's approximation, which is not trained: gradients reach the densities only, so that the
         gradient of the logarithm of the mean weight is an importance-sampled Fisher identity.
         """
+        scores = self.teacher.scores(x)
+        root = noise_root(self.loading, self.observation)
         fixed: NoisyFlow = jax.lax.stop_gradient(self)
         given = rows_last_moments(fixed._prior(u), len(x))
-        still = noise_variance(fixed.observation, x)
-        q = clean_scores(fixed.mixing, x.T, self.teacher.scores(x).T, still, given, _STEPS)
+        still = jax.lax.stop_gradient(root)
+        q = clean_scores(fixed._demixer, scores.T, still @ still.T, given, _STEPS)
         clean, log_q = jax.lax.stop_gradient(q.sample_with_log_prob(key, (count,)))
         z, log_det = self.flow.latents(clean.reshape(-1, clean.shape[-1]))
         log_p = self._prior(u).log_prob(z.reshape(clean.shape)) + log_det.reshape(log_q.shape)
-        return log_p + self.observation(self.surface(clean)).log_prob(x) - log_q  # type: ignore[return-value]
+        # log|det R| without that of the loading makes a density of scores one of columns.
+        sd = jnp.sqrt(self.observation(jnp.zeros_like(self.loading[0])).variance)
+        noise = dist.Normal(0.0, 1.0).log_prob((scores - clean) @ root).sum(-1) - jnp.log(sd).sum()
+        return log_p + noise - log_q
 
-    def surface_error(self, x: Array) -> Array:
-        """Squared distance of x (B, d) and the surface at the scores of x, summed over columns, (B,)."""
-        return ((x - self.surface(self.teacher.scores(x))) ** 2).sum(-1)
-
-    def as_variational(self, overall: Array) -> VariationalModel:
+    def as_variational(self, overall: Array, center: Array) -> VariationalModel:
         """The same model with z as latent: prior, decoder, and the posterior that follows from both.
 
         Parameters
         ----------
         overall : (2, n)
             Mean and variance of the sources over all rows.
+        center : (d,)
+            Of the standardised columns: scores are of x − center.
         """
+        mixing = FlowMixing(self._demixer, self.loading, center)
         prior: ModulatedPrior = self.flow.prior  # type: ignore[assignment]
-        model = LatentVariableModel(prior, Decoder(self.mixing, self.observation))
-        encoder = FlowPosterior(self.teacher.features, self.mixing, self.observation, overall)
+        model = LatentVariableModel(prior, Decoder(mixing, self.observation))  # type: ignore[arg-type]
+        encoder = FlowPosterior(self.teacher.features, mixing, self.observation, overall)
         return VariationalModel(model, encoder)
 
     def _prior(self, u: Array) -> dist.Distribution:

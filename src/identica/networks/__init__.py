@@ -2,7 +2,7 @@
 
 from identica.networks.componentwise import ComponentwiseNetwork
 from identica.networks.coupling import CouplingStack, RefinedNetwork
-from identica.networks.flow_mixing import FlowMixing, Surface
+from identica.networks.flow_mixing import FlowMixing
 from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.networks.monotone import MonotoneHinges
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
@@ -19,6 +19,5 @@ __all__ = [
     "MultilayerPerceptron",
     "RefinedNetwork",
     "SplineFlow",
-    "Surface",
     "VolumePreservingNetwork",
 ]

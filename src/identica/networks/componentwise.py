@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.random import host_rng
 from identica.typing import Array, Key
 
 
@@ -40,7 +41,7 @@ class ComponentwiseNetwork(eqx.Module):
         last_scale : float
             Factor on the last layer's initial weights.
         """
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = host_rng(key)
         dtype = jax.dtypes.canonicalize_dtype(float)
         slope = rng.uniform(0.5, 2.0, (n, n_hidden)) * rng.choice([-1.0, 1.0], (n, n_hidden))
         shift = -slope * rng.uniform(-3.0, 3.0, (n, n_hidden))

@@ -1,4 +1,4 @@
-"""Likelihood of a flow under noise, by importance samples of the clean observation, and a start for its surface."""
+"""Likelihood of a flow under noise, by importance samples of the clean observation."""
 
 import math
 from dataclasses import dataclass
@@ -29,19 +29,3 @@ class NoisyLikelihood:
         logs = system.log_weights(batch.x, batch.u, self.samples, key=key)
         rows = jax.nn.logsumexp(logs, axis=0) - math.log(self.samples)
         return -mean_over_rows(rows, batch.weight), {}
-
-
-@dataclass(frozen=True)
-class SurfaceError:
-    """Mean squared distance between x and the surface at its own scores, as if they had no noise."""
-
-    def __call__(self, system: NoisyFlow, batch: Dataset, *, key: Key) -> tuple[Array, dict[str, Array]]:
-        return mean_over_rows(system.surface_error(batch.x), batch.weight), {}
-
-
-@dataclass(frozen=True)
-class HeldOutSurfaceError:
-    """The same on held-out rows."""
-
-    def __call__(self, system: NoisyFlow, data: Dataset, held_out: Dataset, key: Key) -> Array:
-        return mean_over_rows(system.surface_error(held_out.x), held_out.weight)
