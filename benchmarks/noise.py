@@ -22,6 +22,7 @@ from reference_ivae import ReferenceIVAE
 from scored import fit_and_score, held_out_scores, known
 
 import identica
+from identica.linear.correlation import segment_codes, segment_means
 
 MIXTURES: dict[str, dict[str, Any]] = {
     "xtanh": {"layers": 2, "uncentered": True},
@@ -39,6 +40,8 @@ METHODS: dict[str, tuple[str, Callable[..., Any]]] = {
     "reference": ("reference iVAE", ReferenceIVAE),
 }
 WITH_U = ("ivae", "reference")
+COLLAPSED = 0.1
+"""A component that correlates less than this with every source, within segments, has collapsed."""
 
 
 def main() -> None:
@@ -98,7 +101,21 @@ def fitted(name: str, n: int, data: Any, max_iter: int | None) -> dict[str, Any]
     result = {**scored.scores, "seconds": scored.seconds, "warnings": scored.told}
     if name == "ivae":
         result["without_u"] = held_out_scores(data, estimator.transform(data.X))["pearson"]
+        result["collapsed"] = len(estimator.collapsed_components_)
+        result["weakest"] = weakest_component(data, scored.sources)
     return result
+
+
+def weakest_component(data: Any, sources: np.ndarray) -> float:
+    """Least correlation of a found source with whatever true source it is nearest to, within segments.
+
+    About 0 for a component of which x says nothing: a collapse, whatever the fit itself says of it.
+    """
+    codes, count = segment_codes(data.u, len(data.u))
+    centred = [s - segment_means(s, codes, count)[codes] for s in (np.asarray(sources, float), data.S)]
+    n = centred[0].shape[1]
+    across = np.abs(np.corrcoef(*(c.T for c in centred))[:n, n:])
+    return float(np.nan_to_num(across).max(axis=1).min())
 
 
 def table(results: dict[str, Any]) -> str:
@@ -135,7 +152,15 @@ def table(results: dict[str, Any]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     legend = "\n*: two sources score .9 by chance; a score of them says little. –: not run."
-    return "\n".join([*lines, legend]).replace("nan", "–")
+    return "\n".join([*lines, legend, _collapses(results)]).replace("nan", "–")
+
+
+def _collapses(results: dict[str, Any]) -> str:
+    """How many fits of IVAE have a component that no source moves, and how many of these say so."""
+    fits = [r for key, r in results.items() if key.endswith(" ivae") and "weakest" in r]
+    silent = [r for r in fits if r["weakest"] < COLLAPSED and not r["collapsed"]]
+    told = sum(r["collapsed"] > 0 for r in fits)
+    return f"\n{len(fits)} fits of IVAE: {told} warn of a collapse, {len(silent)} have collapsed without a warning."
 
 
 def _listed(text: str, kind: Callable[[str], Any]) -> list[Any]:

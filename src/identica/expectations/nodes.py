@@ -59,6 +59,9 @@ class WeightedNodes(abc.ABC):
         points, log_nodes = self.standard(q.event_shape[0], _dtype(q), key=key)
         return PlacedNodes(*place(q, points), log_nodes)
 
+    def check_objective(self, *, weighted: bool, analytic: bool) -> None:  # noqa: B027 - any fits
+        """As that of `Sampled`; a bound of any form may be built on nodes."""
+
     def __call__(
         self, q: dist.Distribution, log_weight: LogWeight, reduce: Reduce, *, key: Key | None = None
     ) -> Array:

@@ -10,6 +10,7 @@ from identica.conditionals import Evidence
 from identica.data import Dataset, mean_over_rows
 from identica.errors import DataError
 from identica.expectations import Pathwise, Sampled
+from identica.expectations.nodes import WeightedNodes
 from identica.models.latent_variable import VariationalModel
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.typing import Array, Key
@@ -27,8 +28,8 @@ class Bound:
 
     Attributes
     ----------
-    expectation : Sampled
-        Samples of q, and how a gradient passes through them.
+    expectation : Sampled or WeightedNodes
+        Samples of q, and how a gradient passes through them; or nodes, which make the bound deterministic.
     reduction : Mean or LogMeanExp
     beta : float
         Weight of the divergence.
@@ -37,7 +38,7 @@ class Bound:
         variance for wide posteriors and more for precise ones. Analytic needs `Mean`.
     """
 
-    expectation: Sampled = field(default_factory=Pathwise)
+    expectation: Sampled | WeightedNodes = field(default_factory=Pathwise)
     reduction: Mean | LogMeanExp = field(default_factory=Mean)
     beta: float = 1.0
     divergence: Literal["sampled", "analytic"] = "sampled"
