@@ -46,8 +46,16 @@ def fit_and_score(estimator: Any, data: Any, *, with_u: bool) -> Scored:
 def held_out_scores(data: Any, sources: np.ndarray) -> dict[str, float]:
     """Correlations with the true sources on the rows that were not fitted."""
     fit_rows, _ = data.split(0.2)
-    scores = score_estimate(data.S, sources, data.u, fit_rows)
+    scores = score_estimate(data.S, sources, labels(data.u), fit_rows)
     return {key: value["held_out"] for key, value in scores.items()}
+
+
+def labels(u: Any) -> np.ndarray:
+    """Labels by which scores within u are centred: u itself, or of a continuous u twenty bins of equal counts."""
+    u = np.asarray(u)
+    if u.dtype.kind != "f":
+        return u
+    return np.searchsorted(np.quantile(u, np.linspace(0, 1, 21)[1:-1]), u)
 
 
 def known(data: Any) -> dict[str, Any]:

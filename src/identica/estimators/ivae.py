@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identica.conditionals import Features, Observation
+from identica.conditionals import Features, Observation, ProductOfExperts
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
 from identica.estimators.flow_ica import FlowICA
@@ -254,6 +254,10 @@ class IVAE(VariationalEstimator):
                 f"{problem.n_rows} rows; use decoder='network'"
             )
         return fits
+
+    def _weighs_draws(self) -> bool:
+        """The encoder of a network is trained to propose draws; that of a flow has the posterior's own modes."""
+        return isinstance(self.model_.encoder, ProductOfExperts) and not self.exact_
 
     def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
         super()._report_collapse(mean, variance, codes)

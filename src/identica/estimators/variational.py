@@ -35,6 +35,7 @@ from identica.families import GaussianLocationScale, GaussianScale
 from identica.models import LatentVariableModel, VariationalModel
 from identica.models.linear_gaussian import exact_encoder
 from identica.models.marginal_posterior import log_weights_without_u, moments_without_u, samples_without_u
+from identica.models.weighted_posterior import weighted_moments, weighted_moments_without_u, weighted_samples
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.random import draw_seed, named_rng
 from identica.typing import Array, FloatArray, IntArray, Key
@@ -226,7 +227,11 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
         function = _moments if encoded is not None or not self._is_modulated() else _moments_alone
         with precision_of(self.precision) as precision:
             x = self._model_input(X).astype(precision)
-            mean, variance = apply_in_blocks(with_model(function, self.model_), x, encoded)
+            if self._weighs_draws():
+                keys = row_keys(self.seed_, x)
+                mean, variance = apply_in_blocks(with_model(_weighted, self.model_), x, encoded, keys)
+            else:
+                mean, variance = apply_in_blocks(with_model(function, self.model_), x, encoded)
         weight, _ = self.orientation_
         return self._to_sources(mean.astype(np.float64)), variance.astype(np.float64) @ (weight**2).T
 
@@ -249,13 +254,18 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
             return -split_mask(x)[1].astype(np.float64) @ np.log(self.whitening_.scale)  # type: ignore[arg-type]
         return -float(np.log(self.whitening_.scale).sum()) if self.likelihood in REAL else 0.0
 
+    def _weighs_draws(self) -> bool:
+        """Whether posterior moments are taken of weighted draws of q, and not of q itself."""
+        return False
+
     def _is_modulated(self) -> bool:
         return isinstance(self.model_.model.prior, ModulatedPrior)
 
     def _sampler(self, n: int) -> Any:
         def sampler(x: Any, u: Any, keys: Any) -> Any:
-            alone = u is None and self._is_modulated()
-            return (_samples_alone if alone else _samples)(self.model_, x, u, keys, n)
+            if u is None and self._is_modulated():
+                return _samples_alone(self.model_, x, u, keys, n)
+            return (_weighted_draws if self._weighs_draws() else _samples)(self.model_, x, u, keys, n)
 
         return sampler
 
@@ -300,6 +310,18 @@ def _moments(model: VariationalModel, x: Array, u: Array | None) -> tuple[Array,
 @eqx.filter_jit
 def _moments_alone(model: VariationalModel, x: Array, u: None) -> tuple[Array, Array]:
     return moments_without_u(model, x)
+
+
+@eqx.filter_jit
+def _weighted(model: VariationalModel, x: Array, u: Array | None, keys: Array) -> tuple[Array, Array]:
+    if u is None:
+        return weighted_moments_without_u(model, x, jax.random.wrap_key_data(keys))
+    return weighted_moments(model, x, u)
+
+
+@eqx.filter_jit
+def _weighted_draws(model: VariationalModel, x: Array, u: Array, keys: Array, count: int) -> Array:
+    return weighted_samples(model, x, u, jax.random.wrap_key_data(keys), count)
 
 
 @eqx.filter_jit

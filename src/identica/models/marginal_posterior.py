@@ -1,6 +1,7 @@
 """Posteriors for rows without u: the prior is then a mixture over its values."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,15 +87,22 @@ def samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int)
 
 def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
     """K importance weights log p(x, z_k) − log q(z_k|x) per row, nats (B, K), with one key per row."""
+    return weighted_draws_without_u(system, x, keys, count, lambda z, log_weight: log_weight)
+
+
+def weighted_draws_without_u(
+    system: VariationalModel, x: Array, keys: Key, count: int, reduce: Callable[[Array, Array], Any]
+) -> Any:
+    """``reduce(z, log_weight)`` of each row's draws (K, n) and log p(x, z) − log q(z|x) (K,), rows first."""
     encoder, prior = _parts(system)
     decoder = system.model.likelihood
     natural, log_shares = prior.parts()
     given = as_distribution(prior.family, natural).to_event(1)
 
-    def one(row: tuple[Array, Key]) -> Array:
+    def one(row: tuple[Array, Key]) -> Any:
         z, log_q = mixture_posterior(encoder, prior, row[0]).sample_with_log_prob(row[1], count)
         log_prior = jax.nn.logsumexp(given.log_prob(z[:, None]) + log_shares, axis=1)
-        return decoder(z).log_prob(row[0]) + log_prior - log_q  # type: ignore[operator]
+        return reduce(z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
 
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 

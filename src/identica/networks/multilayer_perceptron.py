@@ -12,14 +12,26 @@ from identica.errors import DataError
 from identica.random import host_rng
 from identica.typing import Array, Key
 
+
+def _kinked_and_saturating(h: Array) -> Array:
+    first = (h.shape[-1] + 1) // 2
+    return jnp.concatenate([_leaky_relu(h[..., :first]), jnp.tanh(h[..., first:])], axis=-1)
+
+
+def _leaky_relu(h: Array) -> Array:
+    return jnp.where(h > 0, h, 0.1 * h)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "leaky_relu": lambda h: jnp.where(h > 0, h, 0.1 * h),
+    "leaky_relu": _leaky_relu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     # Squareplus (Barron, 2021): smooth as softplus, without a transcendental function per unit.
     "squareplus": lambda h: 0.5 * (h + jnp.sqrt(h * h + 1.0)),
     "softplus": jax.nn.softplus,
     "tanh": jnp.tanh,
+    # Half of the units of each: whatever the true map is made of, units of its kind are there.
+    "leaky_relu+tanh": _kinked_and_saturating,
 }
 
 

@@ -1,0 +1,65 @@
+"""Posterior moments by importance weights: what a Gaussian q(z|x, u) leaves out, put right by the model itself.
+
+An encoder that is trained by an importance-weighted bound proposes well and is a poor posterior by
+itself: its mean is that of a proposal. Weighted by p(x, z|u)/q(z|x, u), its draws give the mean of the posterior.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from identica.expectations.balanced import Balanced
+from identica.models.latent_variable import VariationalModel
+from identica.models.marginal_posterior import weighted_draws_without_u
+from identica.typing import Array, Key
+
+NODES = 256
+"""Draws of each row."""
+
+_BLOCK = 64
+
+
+def weighted_moments(system: VariationalModel, x: Array, u: Array | None) -> tuple[Array, Array]:
+    """Posterior means and variances (B, n) of rows x (B, d) given u (B, …), by balanced nodes of q.
+
+    No randomness enters, and where q is the posterior its moments come out exactly.
+    """
+
+    def one(row: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        x, u = row[0][None], None if row[1] is None else row[1][None]
+        nodes = Balanced(NODES).placed(system.posterior(x, u))
+        return _moments(nodes.z[:, 0], (system.model.log_joint(nodes.z, x, u) - nodes.log_q)[:, 0])
+
+    return jax.lax.map(one, (x, u), batch_size=_BLOCK)
+
+
+def weighted_moments_without_u(system: VariationalModel, x: Array, keys: Key) -> tuple[Array, Array]:
+    """The same without u, by draws from Σ_u p(u|x) q(z|x, u), with one key per row."""
+    return weighted_draws_without_u(system, x, keys, NODES, _moments)
+
+
+def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: Key, count: int) -> Array:
+    """Samples (B, K, n) of the posterior, with one key per row: draws of q, resampled by their weights."""
+
+    def one(row: tuple[Array, Array | None, Key]) -> Array:
+        x, u = row[0][None], None if row[1] is None else row[1][None]
+        draw_key, choice_key = jax.random.split(row[2])
+        z, log_q = system.posterior(x, u).sample_with_log_prob(draw_key, (NODES + 4 * count,))  # type: ignore[attr-defined]
+        log_weight = truncated((system.model.log_joint(z, x, u) - log_q)[:, 0])
+        return z[:, 0][jax.random.categorical(choice_key, log_weight, shape=(count,))]
+
+    return jax.lax.map(one, (x, u, keys), batch_size=_BLOCK)
+
+
+def truncated(log_weight: Array) -> Array:
+    """Log weights (K,) cut at √K times their mean (Ionides, 2008): no single draw decides, where q is poor."""
+    count = len(log_weight)
+    log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
+    return jnp.minimum(log_weight, jax.nn.logsumexp(log_weight) - 0.5 * math.log(count))
+
+
+def _moments(z: Array, log_weight: Array) -> tuple[Array, Array]:
+    weight = jax.nn.softmax(truncated(log_weight))
+    mean = weight @ z
+    return mean, weight @ (z - mean) ** 2
