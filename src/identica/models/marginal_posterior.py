@@ -87,22 +87,27 @@ def samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int)
 
 def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
     """K importance weights log p(x, z_k) − log q(z_k|x) per row, nats (B, K), with one key per row."""
-    return weighted_draws_without_u(system, x, keys, count, lambda z, log_weight: log_weight)
+    return weighted_draws_without_u(system, x, keys, count, lambda q, z, log_weight: log_weight)
 
 
 def weighted_draws_without_u(
-    system: VariationalModel, x: Array, keys: Key, count: int, reduce: Callable[[Array, Array], Any]
+    system: VariationalModel,
+    x: Array,
+    keys: Key,
+    count: int,
+    reduce: Callable[[MixturePosterior, Array, Array], Any],
 ) -> Any:
-    """``reduce(z, log_weight)`` of each row's draws (K, n) and log p(x, z) − log q(z|x) (K,), rows first."""
+    """``reduce(q, z, log_weight)`` of each row's draws (K, n) of q and log p(x, z) − log q(z|x) (K,), rows first."""
     encoder, prior = _parts(system)
     decoder = system.model.likelihood
     natural, log_shares = prior.parts()
     given = as_distribution(prior.family, natural).to_event(1)
 
     def one(row: tuple[Array, Key]) -> Any:
-        z, log_q = mixture_posterior(encoder, prior, row[0]).sample_with_log_prob(row[1], count)
+        q = mixture_posterior(encoder, prior, row[0])
+        z, log_q = q.sample_with_log_prob(row[1], count)
         log_prior = jax.nn.logsumexp(given.log_prob(z[:, None]) + log_shares, axis=1)
-        return reduce(z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
+        return reduce(q, z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
 
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 

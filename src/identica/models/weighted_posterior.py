@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from identica.expectations.balanced import Balanced
 from identica.models.latent_variable import VariationalModel
-from identica.models.marginal_posterior import weighted_draws_without_u
+from identica.models.marginal_posterior import MixturePosterior, weighted_draws_without_u
 from identica.typing import Array, Key
 
 NODES = 256
@@ -35,8 +35,17 @@ def weighted_moments(system: VariationalModel, x: Array, u: Array | None) -> tup
 
 
 def weighted_moments_without_u(system: VariationalModel, x: Array, keys: Key) -> tuple[Array, Array]:
-    """The same without u, by draws from Σ_u p(u|x) q(z|x, u), with one key per row."""
-    return weighted_draws_without_u(system, x, keys, NODES, _moments)
+    """The same without u, by draws from q(z|x) = Σ_u p(u|x) q(z|x, u), with one key per row.
+
+    What weighting changes of the draws' mean is added to the mean of q, which is known: it is exact where weights
+    are equal, as that of nodes is.
+    """
+
+    def moments(q: MixturePosterior, z: Array, log_weight: Array) -> tuple[Array, Array]:
+        mean, variance = _moments(z, log_weight)
+        return q.moments()[0] + mean - z.mean(0), variance
+
+    return weighted_draws_without_u(system, x, keys, NODES, moments)
 
 
 def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: Key, count: int) -> Array:
@@ -46,8 +55,10 @@ def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: 
         x, u = row[0][None], None if row[1] is None else row[1][None]
         draw_key, choice_key = jax.random.split(row[2])
         z, log_q = system.posterior(x, u).sample_with_log_prob(draw_key, (NODES + 4 * count,))  # type: ignore[attr-defined]
-        log_weight = truncated((system.model.log_joint(z, x, u) - log_q)[:, 0])
-        return z[:, 0][jax.random.categorical(choice_key, log_weight, shape=(count,))]
+        weight = jax.nn.softmax(truncated((system.model.log_joint(z, x, u) - log_q)[:, 0]))
+        place = jax.random.uniform(choice_key, (count,), weight.dtype)
+        index = jnp.searchsorted(jnp.cumsum(weight), place)
+        return z[:, 0][jnp.minimum(index, len(weight) - 1)]
 
     return jax.lax.map(one, (x, u, keys), batch_size=_BLOCK)
 
