@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import identica
+from identica.errors import DataWarning
 from identica.evaluation.protocol import null_scores, score_estimate
 
 
@@ -39,7 +39,7 @@ def fit_and_score(estimator: Any, data: Any, *, with_u: bool) -> Scored:
         estimator.fit(data.X[fit_rows], u=data.u[fit_rows])
     seconds = time.perf_counter() - started
     sources = np.asarray(estimator.transform(data.X, **({"u": data.u} if with_u else {})))
-    told = sorted({str(w.message) for w in caught if issubclass(w.category, identica.DataWarning)})
+    told = sorted({str(w.message) for w in caught if issubclass(w.category, DataWarning)})
     return Scored(held_out_scores(data, sources), sources, seconds, told)
 
 
