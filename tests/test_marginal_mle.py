@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 
-from identica import MarginalMLE
+from identica import VAE, MarginalMLE
 from identica.conditionals import ConstantPrior, Decoder, GaussianObservation
 from identica.errors import DataError
 from identica.estimators.integrators import choose_integrator
@@ -62,6 +62,29 @@ def test_item_response_model_reaches_the_published_optimum(lsat, integrator):
     # By importance sampling, without the integrator's nodes.
     found = fit.log_likelihood(lsat)
     assert 1000 * found.value == pytest.approx(-2466.653, abs=1.0)
+
+
+@pytest.mark.slow
+def test_importance_weighted_training_tends_to_the_same_optimum(lsat):
+    """The more samples, the nearer: the bound's maximum is that of the likelihood in the limit."""
+    reached = []
+    for samples in (1, 5, 50):
+        fit = VAE(
+            1,
+            likelihood="bernoulli",
+            objective="iwae" if samples > 1 else "elbo",
+            samples=samples,
+            gradient="dreg" if samples > 1 else "pathwise",
+            hidden_sizes=(),
+            validation_fraction=0,
+            batch_size=1000,
+            n_restarts=1,
+            precision="float64",
+            random_state=0,
+        ).fit(lsat)
+        reached.append(1000 * fit.log_likelihood(lsat, method="gauss-hermite").value)
+    assert reached == sorted(reached)
+    assert -2466.653377 - 0.01 < reached[-1] < -2466.653377 + 1e-3
 
 
 def test_linear_decoder_is_factor_analysis(factors):
