@@ -41,7 +41,7 @@ from identica.training.population import stack
 from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, FloatArray, Key
 
-_CONTRASTIVE, _DECODER, _COMPARED = 0.15, 0.06, 0.2
+_CONTRASTIVE, _DECODER, _COMPARED = 0.15, 0.06, 0.15
 """Shares of max_iter for the starts, their decoders, and fine-tuning several of them; the rest is fine-tuning one."""
 
 _CARRIED = 2
