@@ -320,7 +320,7 @@ def _weighted(model: VariationalModel, x: Array, u: Array | None, keys: Array) -
 
 
 @eqx.filter_jit
-def _weighted_draws(model: VariationalModel, x: Array, u: Array, keys: Array, count: int) -> Array:
+def _weighted_draws(model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Array:
     return weighted_samples(model, x, u, jax.random.wrap_key_data(keys), count)
 
 
