@@ -22,6 +22,7 @@ from identica.models.weighted_posterior import (
     weighted_moments,
     weighted_moments_without_u,
     weighted_samples,
+    weighted_samples_without_u,
 )
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 
@@ -100,6 +101,17 @@ def test_samples_have_the_moments_of_quadrature(bent):
         z = np.asarray(weighted_samples(system, x, u, jax.random.split(jax.random.key(2), ROWS), 4000))[
             ..., 0
         ]
+    assert z.shape == (ROWS, 4000)
+    np.testing.assert_allclose(z.mean(axis=1), mean, atol=0.1 * sd.max())
+    np.testing.assert_allclose(z.std(axis=1), sd, rtol=0.1)
+
+
+def test_samples_without_u_have_the_moments_of_quadrature(bent):
+    system, x, _ = bent
+    with jax.enable_x64(True):
+        mean, sd = by_quadrature(system, x, None)
+        keys = jax.random.split(jax.random.key(3), ROWS)
+        z = np.asarray(weighted_samples_without_u(system, x, keys, 4000))[..., 0]
     assert z.shape == (ROWS, 4000)
     np.testing.assert_allclose(z.mean(axis=1), mean, atol=0.1 * sd.max())
     np.testing.assert_allclose(z.std(axis=1), sd, rtol=0.1)

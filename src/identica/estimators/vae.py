@@ -92,7 +92,7 @@ class VAE(VariationalEstimator):
         As in `IVAE`.
     hidden_sizes : tuple of int
         Units of each hidden layer of the encoder and of the decoder; ``()`` is a linear model.
-    activation : {"silu", "tanh", "leaky_relu", "relu", "softplus", "squareplus"} or None
+    activation : {"silu", "tanh", "leaky_relu", "relu", "softplus", "squareplus", "leaky_relu+tanh"} or None
         Of hidden units; None takes ``"leaky_relu"`` with a mixture prior, for which theory asks, else ``"silu"``.
     shortcut : bool
         Whether networks have a linear map beside their hidden layers, which starts at principal components.

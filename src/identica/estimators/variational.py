@@ -35,7 +35,12 @@ from identica.families import GaussianLocationScale, GaussianScale
 from identica.models import LatentVariableModel, VariationalModel
 from identica.models.linear_gaussian import exact_encoder
 from identica.models.marginal_posterior import log_weights_without_u, moments_without_u, samples_without_u
-from identica.models.weighted_posterior import weighted_moments, weighted_moments_without_u, weighted_samples
+from identica.models.weighted_posterior import (
+    weighted_moments,
+    weighted_moments_without_u,
+    weighted_samples,
+    weighted_samples_without_u,
+)
 from identica.objectives.reductions import LogMeanExp, Mean
 from identica.random import draw_seed, named_rng
 from identica.typing import Array, FloatArray, IntArray, Key
@@ -75,8 +80,9 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
     def posterior(self, X: Any, *, u: Any = None) -> Posterior:
         """q(z|x, u) of rows: ``.mean``, ``.std`` and ``.sample(n, random_state)``.
 
-        Means and standard deviations are in units of the sources. Samples come from the full posterior,
-        correlations between components included; without u it is a mixture over the values of u.
+        Means and standard deviations are in units of the sources. Samples have the correlations between
+        components; without u the posterior is a mixture over the values of u. For `IVAE` with a network as decoder both
+        are of draws of q that the model itself weighs, p(x, z|u)/q(z|x, u), and so of its posterior p(z|x, u).
         """
         X, _ = self._check_rows(X)
         mean, variance = self._moments(X, u)
@@ -263,9 +269,10 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
 
     def _sampler(self, n: int) -> Any:
         def sampler(x: Any, u: Any, keys: Any) -> Any:
-            if u is None and self._is_modulated():
-                return _samples_alone(self.model_, x, u, keys, n)
-            return (_weighted_draws if self._weighs_draws() else _samples)(self.model_, x, u, keys, n)
+            if self._weighs_draws():
+                return _weighted_draws(self.model_, x, u, keys, n)
+            alone = u is None and self._is_modulated()
+            return (_samples_alone if alone else _samples)(self.model_, x, u, keys, n)
 
         return sampler
 
@@ -321,6 +328,8 @@ def _weighted(model: VariationalModel, x: Array, u: Array | None, keys: Array) -
 
 @eqx.filter_jit
 def _weighted_draws(model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Array:
+    if u is None:
+        return weighted_samples_without_u(model, x, jax.random.wrap_key_data(keys), count)
     return weighted_samples(model, x, u, jax.random.wrap_key_data(keys), count)
 
 

@@ -87,7 +87,7 @@ def samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int)
 
 def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
     """K importance weights log p(x, z_k) − log q(z_k|x) per row, nats (B, K), with one key per row."""
-    return weighted_draws_without_u(system, x, keys, count, lambda q, z, log_weight: log_weight)
+    return weighted_draws_without_u(system, x, keys, count, lambda key, q, z, log_weight: log_weight)
 
 
 def weighted_draws_without_u(
@@ -95,9 +95,12 @@ def weighted_draws_without_u(
     x: Array,
     keys: Key,
     count: int,
-    reduce: Callable[[MixturePosterior, Array, Array], Any],
+    reduce: Callable[[Key, MixturePosterior, Array, Array], Any],
 ) -> Any:
-    """``reduce(q, z, log_weight)`` of each row's draws (K, n) of q and log p(x, z) − log q(z|x) (K,), rows first."""
+    """``reduce(key, q, z, log_weight)`` of each row's draws (K, n) of q and log p(x, z) − log q(z|x) (K,), rows first.
+
+    Its key is independent of the draws.
+    """
     encoder, prior = _parts(system)
     decoder = system.model.likelihood
     natural, log_shares = prior.parts()
@@ -105,9 +108,10 @@ def weighted_draws_without_u(
 
     def one(row: tuple[Array, Key]) -> Any:
         q = mixture_posterior(encoder, prior, row[0])
-        z, log_q = q.sample_with_log_prob(row[1], count)
+        draw_key, key = jax.random.split(row[1])
+        z, log_q = q.sample_with_log_prob(draw_key, count)
         log_prior = jax.nn.logsumexp(given.log_prob(z[:, None]) + log_shares, axis=1)
-        return reduce(q, z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
+        return reduce(key, q, z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
 
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 

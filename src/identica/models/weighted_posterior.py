@@ -41,7 +41,7 @@ def weighted_moments_without_u(system: VariationalModel, x: Array, keys: Key) ->
     are equal, as that of nodes is.
     """
 
-    def moments(q: MixturePosterior, z: Array, log_weight: Array) -> tuple[Array, Array]:
+    def moments(_: Key, q: MixturePosterior, z: Array, log_weight: Array) -> tuple[Array, Array]:
         mean, variance = _moments(z, log_weight)
         return q.moments()[0] + mean - z.mean(0), variance
 
@@ -54,13 +54,19 @@ def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: 
     def one(row: tuple[Array, Array | None, Key]) -> Array:
         x, u = row[0][None], None if row[1] is None else row[1][None]
         draw_key, choice_key = jax.random.split(row[2])
-        z, log_q = system.posterior(x, u).sample_with_log_prob(draw_key, (NODES + 4 * count,))  # type: ignore[attr-defined]
-        weight = jax.nn.softmax(truncated((system.model.log_joint(z, x, u) - log_q)[:, 0]))
-        place = jax.random.uniform(choice_key, (count,), weight.dtype)
-        index = jnp.searchsorted(jnp.cumsum(weight), place)
-        return z[:, 0][jnp.minimum(index, len(weight) - 1)]
+        z, log_q = system.posterior(x, u).sample_with_log_prob(draw_key, (_draws_for(count),))  # type: ignore[attr-defined]
+        return _resampled(choice_key, z[:, 0], (system.model.log_joint(z, x, u) - log_q)[:, 0], count)
 
     return jax.lax.map(one, (x, u, keys), batch_size=_BLOCK)
+
+
+def weighted_samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
+    """The same without u, by draws from q(z|x) = Σ_u p(u|x) q(z|x, u)."""
+
+    def samples(key: Key, _: MixturePosterior, z: Array, log_weight: Array) -> Array:
+        return _resampled(key, z, log_weight, count)
+
+    return weighted_draws_without_u(system, x, keys, _draws_for(count), samples)
 
 
 def truncated(log_weight: Array) -> Array:
@@ -74,3 +80,15 @@ def _moments(z: Array, log_weight: Array) -> tuple[Array, Array]:
     weight = jax.nn.softmax(truncated(log_weight))
     mean = weight @ z
     return mean, weight @ (z - mean) ** 2
+
+
+def _draws_for(count: int) -> int:
+    """Draws of q of which so many are kept: enough for the weights to be trusted, and few kept twice."""
+    return NODES + 4 * count
+
+
+def _resampled(key: Key, z: Array, log_weight: Array, count: int) -> Array:
+    """K of the draws z (M, n), each chosen with a probability that is its weight."""
+    weight = jax.nn.softmax(truncated(log_weight))
+    index = jnp.searchsorted(jnp.cumsum(weight), jax.random.uniform(key, (count,), weight.dtype))
+    return z[jnp.minimum(index, len(weight) - 1)]
