@@ -42,7 +42,7 @@ class Variant(identica.FlowICA):
         if self.without == "growth":
             plan = replace(plan, first_depth=plan.n_layers)
         if self.without == "couplings":
-            plan = replace(plan, refined=False)
+            plan = replace(plan, couplings=0)
         stages = plan.stages()
         if self.without == "polish":
             stages = [replace(s, steps=0) if isinstance(s.solver, LBFGS) else s for s in stages]

@@ -35,7 +35,7 @@ class Recorded(identica.FlowICA):
     def build(self, problem: Problem) -> list[Stage]:
         self.systems_ = []
         plan: FlowPlan = self._plan(problem)
-        *stages, last = replace(plan, refined=False).stages()[:-1]
+        *stages, last = replace(plan, couplings=0).stages()[:-1]
         return [*stages, replace(last, keep=plan.restarts), self._recorder(last, plan.restarts)]
 
     def _recorder(self, like: Stage, restarts: int) -> Stage:

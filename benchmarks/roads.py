@@ -1,7 +1,7 @@
 """Which road to the maximum of the likelihood wins where: direct, by expectation-maximisation, or by a bound?
 
     python benchmarks/roads.py --out roads.jsonl
-    python benchmarks/roads.py --out roads.jsonl --table
+    python benchmarks/roads.py --out roads.jsonl --table --picture roads.png
 
 x = f(z) + noise with z ~ N(0, I), f two random smooth layers, columns of unit variance, noise .05 or .5. Every road
 learns the same decoder network from the same rows, with the same number of optimiser steps. All are scored on the same
@@ -22,7 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import identica
 from identica.conditionals import ConstantPrior, Decoder, GaussianObservation
@@ -142,11 +144,53 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(records: list[dict[str, Any]], d: int) -> Figure:
+    """What each road costs and what it leaves: one panel for each n and noise, with d columns."""
+    shown = [r for r in records if r["d"] == d]
+    columns, rows = sorted({r["n"] for r in shown}), sorted({r["noise"] for r in shown})
+    roads = [road for road in ROADS if any(r["road"] == road for r in shown)]
+    colours = {road: matplotlib.colormaps["tab10"](i) for i, road in enumerate(roads)}
+    with matplotlib.rc_context({"font.size": 10, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(3.6 * len(columns), 2.9 * len(rows) + 0.7), layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
+        for i, noise in enumerate(rows):
+            for j, n in enumerate(columns):
+                ax = axes[i, j]
+                ax.axhline(0.0, color="#b9bec6", linewidth=0.8)
+                for road in roads:
+                    own = [r for r in shown if (r["road"], r["n"], r["noise"]) == (road, n, noise)]
+                    if own and road != "mle auto":  # one of the others, drawn as that
+                        gap = np.mean([r["log_likelihood"] - r["true"] for r in own])
+                        seconds = np.mean([r["cpu_seconds"] for r in own])
+                        marker = "o" if road.startswith("mle") else "s"
+                        ax.scatter(max(seconds, 1.0), gap, s=55, color=colours[road], marker=marker, zorder=2)
+                ax.set_xscale("log")
+                ax.set_yscale("symlog", linthresh=0.1)
+                ax.set_title(
+                    f"{n} latent{'s' if n > 1 else ''}, noise {noise:g}", fontweight="bold", fontsize=10
+                )
+                for side in ("top", "right"):
+                    ax.spines[side].set_visible(False)
+        figure.supxlabel("processor seconds")
+        figure.supylabel("nats per row above the true model (0 is as good)")
+        handles = [
+            matplotlib.lines.Line2D(
+                [], [], linestyle="", color=colours[r], marker="o" if r.startswith("mle") else "s", label=r
+            )
+            for r in roads
+            if r != "mle auto"
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=7, frameon=False)
+    return figure
+
+
 def main() -> None:
     """Run what is missing, print each result as it comes, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("roads.jsonl"))
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--picture", type=Path, help="PNG of costs and gaps, for --pictured columns")
+    parser.add_argument("--pictured", type=int, default=10)
     parser.add_argument("--n", type=int, nargs="+", default=[1, 2, 5])
     parser.add_argument("--d", type=int, nargs="+", default=[2, 10, 100])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.5])
@@ -170,6 +214,8 @@ def main() -> None:
         gap = record["log_likelihood"] - record["true"]
         print(*setting, f"{gap:+.4f} nats, {record['cpu_seconds']:.0f} s", flush=True)
     print(table(records))
+    if options.picture is not None:
+        draw(records, options.pictured).savefig(options.picture, dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from identica.estimators.flow_stages import (
     ROWS_PER_SEGMENT,
     FlowPlan,
     affordable_layers,
-    refinable,
+    affordable_refinement,
 )
 from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
 from identica.estimators.hidden_states import HiddenStateEstimator
@@ -27,7 +27,7 @@ from identica.estimators.noise_directions import (
     rank_directions,
     with_common_noise,
 )
-from identica.estimators.shape_choice import ShapeChoice, earlier
+from identica.estimators.shape_choice import FIRST_SHARE, ShapeChoice
 from identica.estimators.spline_stages import KINDS, SplinePlan, affordable_splines
 from identica.estimators.validation import check_callbacks, check_count, check_sizes
 from identica.estimators.volume_stages import VolumePlan, affordable_couplings
@@ -43,6 +43,7 @@ from identica.models.flow import FlowModel
 from identica.random import named_rng
 from identica.training import Callback, Checkpoint, Fit, Stage
 from identica.training.loop import MONITOR_ROWS
+from identica.training.progress import within
 from identica.typing import FloatArray, IntArray
 
 _DEFAULT_LAYERS = 5
@@ -258,7 +259,7 @@ class FlowICA(HiddenStateEstimator):
             max_iter=self.max_iter,
             restarts=restarts,
             held_out=problem.held_out,
-            refined=self.hidden_sizes is None and refinable(n, problem.n_rows),
+            couplings=affordable_refinement(n, problem.n_rows) if self.hidden_sizes is None else 0,
         )
 
     def _order(self, codes: IntArray) -> IntArray:
@@ -293,7 +294,9 @@ class FlowICA(HiddenStateEstimator):
         callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
         if not self._chooses_shape(problem):
             return super()._train(problem, checkpoint, callbacks)
-        first = super()._train(problem, checkpoint, [earlier(callback) for callback in callbacks])
+        first = super()._train(
+            problem, checkpoint, [within(callback, 0.0, FIRST_SHARE) for callback in callbacks]
+        )
         if first.status is Status.STOPPED:
             return first
         choice = ShapeChoice(problem.n_segments, self.max_iter, problem.data, problem.held_out, self.seed_)  # type: ignore[arg-type]

@@ -43,7 +43,9 @@ _LATER_SHARE = 8
 _POLISH = 0.06
 """Iterations of the polish per step of growth."""
 
-_COUPLINGS, _UNITS = 6, 16
+_FEWEST_COUPLINGS, _MOST_COUPLINGS, _UNITS = 6, 12, 16
+"""Couplings of a refinement, as many as rows allow; deeper helps where wider overfits."""
+
 _REFINEMENT, _PATIENCE = 0.6, 4
 """Steps of refinement per step of growth, and chunks without gain after which it ends."""
 
@@ -71,8 +73,8 @@ class FlowPlan:
         Networks trained side by side.
     held_out : Dataset or None
         Rows that decide whether couplings are kept; None decides on the fitted ones.
-    refined : bool
-        Whether couplings are tried on the winner.
+    couplings : int
+        How many are tried on the winner; 0 tries none.
     batch_size : int
         Rows per step.
     first_depth : int
@@ -86,7 +88,7 @@ class FlowPlan:
     max_iter: int
     restarts: int
     held_out: Dataset | None = None
-    refined: bool = False
+    couplings: int = 0
     batch_size: int = BATCH_SIZE
     first_depth: int = 2
 
@@ -116,11 +118,13 @@ class FlowPlan:
                     batch_size=self.batch_size,
                 )
             )
-        settled = self._decided(evaluate) if self.refined else unchanged
-        if self.refined:
+        settled = self._decided(evaluate) if self.couplings else unchanged
+        if self.couplings:
             steps = max(1, round(self.max_iter * _REFINEMENT))
             adam = Adam(rate=1e-2, b2=0.99, clip=5.0)
-            refinement = Stage("refinement", refine, objective, evaluate, adam, steps, patience=_PATIENCE)
+            refinement = Stage(
+                "refinement", self._refine, objective, evaluate, adam, steps, patience=_PATIENCE
+            )
             stages.append(replace(refinement, batch_size=self.batch_size))
         polish = max(1, round(self.max_iter * _POLISH))
         last = Stage("polish", settled, objective, evaluate, LBFGS(), polish, chunk=50)
@@ -143,10 +147,20 @@ class FlowPlan:
             with_couplings, without = evaluate_population(arrays, rows, held_out, key, static, evaluate)
             price = _WORTHWHILE * self.n_components
             if self.held_out is None:
-                price += coupling_parameters(self.n_components, _COUPLINGS, _UNITS) / data.n_rows
+                price += coupling_parameters(self.n_components, self.couplings, _UNITS) / data.n_rows
             return both[0] if with_couplings + price < without else both[1]
 
         return decide
+
+    def _refine(self, system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
+        """``prepare`` of couplings that change hardly anything."""
+        if system is None:
+            raise ValueError("there is nothing to refine before the first stage")
+        network = system.network
+        if system.prior is None:  # otherwise the prior sets the scale
+            network = standardised(network, data.head(GROWTH_ROWS).x)
+        couplings = CouplingStack.random(self.n_components, self.couplings, _UNITS, key=key)
+        return _with_demixer(system, RefinedNetwork(network, couplings))
 
     @property
     def _create(self) -> Callable[[FlowModel | None, Dataset, Key], FlowModel]:
@@ -188,17 +202,6 @@ def straighten(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     return grow(system, data, key, turned=False)
 
 
-def refine(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
-    """``prepare`` of couplings that change hardly anything."""
-    if system is None:
-        raise ValueError("there is nothing to refine before the first stage")
-    network = system.network
-    if system.prior is None:  # otherwise the prior sets the scale
-        network = standardised(network, data.head(GROWTH_ROWS).x)
-    couplings = CouplingStack.random(system.n_components, _COUPLINGS, _UNITS, key=key)
-    return _with_demixer(system, RefinedNetwork(network, couplings))
-
-
 @eqx.filter_jit
 def standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
     """The network whose outputs on rows x (B, n) have mean 0 and variance 1."""
@@ -211,11 +214,14 @@ def _with_demixer(system: FlowModel, demixer: InvertibleNetwork | RefinedNetwork
     return FlowModel(demixer, system.family, system.prior)
 
 
-def refinable(n_components: int, n_rows: int) -> bool:
-    """Whether couplings have at most a quarter as many parameters as there are values."""
+def affordable_refinement(n_components: int, n_rows: int) -> int:
+    """Couplings whose parameters are at most a quarter of the number of values; 0 if these are too few."""
     if n_components < 2:
-        return False
-    return 4 * coupling_parameters(n_components, _COUPLINGS, _UNITS) <= n_rows * n_components
+        return 0
+    for count in range(_MOST_COUPLINGS, _FEWEST_COUPLINGS - 1, -1):
+        if 4 * coupling_parameters(n_components, count, _UNITS) <= n_rows * n_components:
+            return count
+    return 0
 
 
 def affordable_layers(n_components: int, n_rows: int) -> int:

@@ -15,7 +15,6 @@ from identica.estimators.flow_stages import (
     POLISHED_ROWS,
     FlowPlan,
     grow,
-    refine,
     standardised,
     straighten,
 )
@@ -93,13 +92,13 @@ class HiddenMarkovPlan(FlowPlan):
             steps[-1], self.restarts, 1, self.batch_size,
         )  # fmt: skip
         stages.append(own)
-        if self.refined:
+        if self.couplings:
             steps = max(1, round(self.max_iter * _REFINEMENT))
             refinement = Stage(
-                "refinement", refine, objective, evaluate, Adam(1e-2, b2=0.99, clip=5.0), steps
+                "refinement", self._refine, objective, evaluate, Adam(1e-2, b2=0.99, clip=5.0), steps
             )
             stages.append(replace(refinement, batch_size=self.batch_size, patience=_PATIENCE))
-        settle = self._decided(evaluate) if self.refined else unchanged
+        settle = self._decided(evaluate) if self.couplings else unchanged
         polish = Stage("polish", settle, objective, evaluate, LBFGS(), max(1, round(self.max_iter * _POLISH)))
         stages.append(replace(polish, chunk=50, batch_size=POLISHED_ROWS))
         return stages

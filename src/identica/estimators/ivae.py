@@ -1,6 +1,7 @@
 """`IVAE`: nonlinear ICA under noise by an identifiable variational autoencoder."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,16 +11,18 @@ import numpy as np
 from identica.conditionals import Features, Observation, ProductOfExperts
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
+from identica.estimators.decoder_choice import FIRST_SHARE, DecoderChoice
 from identica.estimators.flow_ica import FlowICA
 from identica.estimators.ivae_flow_decoder import FlowDecoderPlan, allowed
 from identica.estimators.ivae_stages import IVAEPlan
 from identica.estimators.ivae_start import encoder_features, linear_start
-from identica.estimators.validation import check_count, check_sizes
+from identica.estimators.validation import check_callbacks, check_count, check_sizes
 from identica.estimators.variance_profiles import inseparable_pairs, profile_distances
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
 from identica.models.teacher import FlowTeacher
-from identica.training import Stage
+from identica.training import Callback, Checkpoint, Fit, Stage
+from identica.training.progress import within
 from identica.typing import FloatArray
 
 _FAMILIES: dict[str, ExponentialFamily] = {
@@ -61,7 +64,8 @@ class IVAE(VariationalEstimator):
     decoder : {"auto", "network", "flow"}
         From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
         and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
-        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
+        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few; where that
+        finds noise above .03 of the columns' spread, a network is fitted as well and held-out rows choose.
     missing : {"error", "marginalise"}
         What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
         ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
@@ -190,7 +194,7 @@ class IVAE(VariationalEstimator):
         """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
         if self.prior not in list(_FAMILIES):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
-        n, d = problem.n_components, self.n_features_in_
+        n = problem.n_components
         if n > _MOST_COMPONENTS:
             raise DataError(
                 f"{n} components are too many for a posterior with full covariance (at most {_MOST_COMPONENTS}); "
@@ -198,26 +202,33 @@ class IVAE(VariationalEstimator):
             )
         observation = self._observation(problem)
         if self._flow_decodes(problem, observation):
-            x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
-            return FlowDecoderPlan(
-                features=encoder_features(x, n, dtype=problem.data.x.dtype),
-                observation=observation,  # type: ignore[arg-type]
-                family=_FAMILIES[self.prior],
-                n_components=n,
-                n_segments=problem.n_segments if problem.discrete else 0,
-                max_iter=self.max_iter,
-                restarts=check_count("n_restarts", self.n_restarts),
-                n_rows=problem.n_rows,
-                held_out=problem.held_out,
-                teacher=self._teacher(problem) if problem.discrete else None,
-            ).stages()
-        plan = IVAEPlan(
+            return self._flow_stages(problem, observation)
+        return self._network_stages(problem, observation)
+
+    def _flow_stages(self, problem: Problem, observation: Observation) -> list[Stage]:
+        n = problem.n_components
+        x = np.asarray(problem.data.x, np.float64)[: problem.n_rows]
+        return FlowDecoderPlan(
+            features=encoder_features(x, n, dtype=problem.data.x.dtype),
+            observation=observation,  # type: ignore[arg-type]
+            family=_FAMILIES[self.prior],
+            n_components=n,
+            n_segments=problem.n_segments if problem.discrete else 0,
+            max_iter=self.max_iter,
+            restarts=check_count("n_restarts", self.n_restarts),
+            n_rows=problem.n_rows,
+            held_out=problem.held_out,
+            teacher=self._teacher(problem) if problem.discrete else None,
+        ).stages()
+
+    def _network_stages(self, problem: Problem, observation: Observation) -> list[Stage]:
+        return IVAEPlan(
             start=linear_start(problem, **self._encoding(observation)),
             observation=observation,
             family=_FAMILIES[self.prior],
-            n_components=n,
+            n_components=problem.n_components,
             hidden_sizes=check_sizes(self.hidden_sizes),
-            n_columns=d,
+            n_columns=self.n_features_in_,
             max_iter=self.max_iter,
             restarts=check_count("n_restarts", self.n_restarts),
             discrete=problem.discrete,
@@ -226,8 +237,18 @@ class IVAE(VariationalEstimator):
             n_labels=problem.encoder.n_segments if problem.encoder is not None else 0,
             held_out=problem.held_out,
             teacher=self._teacher(problem),
-        )
-        return plan.stages()
+        ).stages()
+
+    def _train(
+        self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
+    ) -> Fit:
+        callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
+        observation, held_out = self._observation(problem), problem.held_out
+        if self.decoder != "auto" or held_out is None or not self._flow_decodes(problem, observation):
+            return super()._train(problem, checkpoint, callbacks)
+        first = super()._train(problem, checkpoint, [within(c, 0.0, FIRST_SHARE) for c in callbacks])
+        choice = DecoderChoice(problem.data, held_out, self.seed_)
+        return choice.better(first, lambda: self._network_stages(problem, observation), callbacks, checkpoint)
 
     def _flow_decodes(self, problem: Problem, observation: Observation) -> bool:
         """Whether the decoder is the inverse of a flow."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from identica.conditionals import Features, GaussianObservation
 from identica.data import Dataset
-from identica.estimators.flow_stages import FlowPlan, affordable_layers, refinable
+from identica.estimators.flow_stages import FlowPlan, affordable_layers, affordable_refinement
 from identica.estimators.ivae_flow_start import on_scores_of
 from identica.families import Family
 from identica.models import VariationalModel
@@ -103,7 +103,7 @@ class FlowDecoderPlan:
             max_iter=max(1, round(_FLOW_SHARE * self.max_iter)),
             restarts=self.restarts,
             held_out=None if self.held_out is None else on_scores(blank, self.held_out),
-            refined=refinable(n, self.n_rows),
+            couplings=affordable_refinement(n, self.n_rows),
         )
         return [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
 

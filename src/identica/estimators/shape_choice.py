@@ -27,7 +27,7 @@ from identica.training.checkpoint import Checkpoint
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
-from identica.training.progress import Callback, Progress
+from identica.training.progress import Callback, within
 from identica.training.stage import unchanged
 from identica.typing import Array, Key
 
@@ -80,7 +80,7 @@ class ShapeChoice:
                 self.data,
                 self.held_out,
                 seed=self.seed,
-                callbacks=[_later(callback) for callback in callbacks],
+                callbacks=[within(callback, FIRST_SHARE, 1.0) for callback in callbacks],
                 checkpoint=checkpoint,
             )
         except NonFiniteError:
@@ -145,18 +145,6 @@ class ShapeChoice:
         arrays, static = stack([system])
         key = named_key(self.seed, "shape")
         return float(np.asarray(evaluate_population(arrays, data, held_out, key, static, self._evaluate))[0])
-
-
-def earlier(callback: Callback) -> Callback:
-    """A callback that sees the first fit as the first part of the whole."""
-    return lambda progress: callback(replace(progress, fraction=FIRST_SHARE * progress.fraction))
-
-
-def _later(callback: Callback) -> Callback:
-    def report(progress: Progress) -> bool | None:
-        return callback(replace(progress, fraction=FIRST_SHARE + (1 - FIRST_SHARE) * progress.fraction))
-
-    return report
 
 
 def _with_x(data: Dataset, x: np.ndarray) -> Dataset:

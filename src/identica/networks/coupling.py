@@ -1,5 +1,6 @@
 """Affine couplings: what refines an invertible network where chains of matrices and units are too simple."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identica.networks.invertible import InvertibleNetwork
+from identica.networks.determinant import log_abs_det
+from identica.networks.invertible import AffineMap, InvertibleNetwork, random_orthogonal
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
@@ -16,41 +18,58 @@ class CouplingStack(eqx.Module):
     """K affine couplings in turn: b ↦ b · exp s(a) + t(a), with (a, b) the two halves of z.
 
     Equation (7) of Dinh, Sohl-Dickstein, Bengio (2017), *Density estimation using Real NVP*, with the
-    log-scale kept within ±2. After each coupling the components move on by half their number, so that
-    all of them are changed by all others; the original order is restored at the end.
+    log-scale kept within ±2. A linear map comes before each coupling, a random rotation at first and
+    learned from there on (as the 1 × 1 convolutions of Kingma, Dhariwal, 2018), so that every coupling halves
+    the space in another way; one more after the last turns everything back.
 
     Attributes
     ----------
     networks : MultilayerPerceptron with leaves (K, …)
         From a to s and t.
+    turns : AffineMap with leaves (K, …)
+        What comes before each coupling.
+    last : AffineMap
     in_use : () float
         0 makes the stack the identity, and costs nothing. It has no gradient; as a float it is stored and
         restored with the weights.
     """
 
     networks: MultilayerPerceptron
+    turns: AffineMap
+    last: AffineMap
     in_use: Array
 
     @classmethod
     def random(cls, n: int, count: int, units: int, *, key: Key) -> "CouplingStack":
         """Nearly the identity of n ≥ 2 components: ``count`` couplings with two layers of ``units``."""
-        half = n // 2
-        sizes = (units, units)
+        half, sizes = n // 2, (units, units)
+        network_key, turn_key = jax.random.split(key)
         nets = [
             MultilayerPerceptron.random(
                 half, sizes, 2 * (n - half), activation="squareplus", last_scale=0.01, key=k
             )
-            for k in jax.random.split(key, count)
+            for k in jax.random.split(network_key, count)
         ]
-        in_use = np.ones((), jax.dtypes.canonicalize_dtype(float))
-        return cls(jax.tree.map(lambda *leaves: np.stack(leaves), *nets), in_use)  # type: ignore[arg-type]
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        rotations = np.stack([random_orthogonal(n, key=k) for k in jax.random.split(turn_key, count)])
+        total = np.eye(n)
+        for rotation in rotations:  # a coupling hands on its halves in the other order
+            total = np.roll(rotation @ total, -half, axis=0)
+        return cls(
+            jax.tree.map(lambda *leaves: np.stack(leaves), *nets),
+            AffineMap(rotations.astype(dtype), np.zeros((count, n), dtype)),  # type: ignore[arg-type]
+            AffineMap(total.T.astype(dtype), np.zeros(n, dtype)),  # type: ignore[arg-type]
+            np.ones((), dtype),  # type: ignore[arg-type]
+        )
 
     def __call__(self, z: Array) -> tuple[Array, Array]:
         """Refined z (n, B) and log|det| (B,), nats, of z (n, B)."""
         half = z.shape[0] // 2
 
-        def couple(carry, network):
+        def couple(carry, parts):
             z, log_det = carry
+            turn, network = parts
+            z = turn(z)
             a, b = z[:half], z[half:]
             log_scale, shift = _scale_and_shift(network, a)
             z = jnp.concatenate([b * jnp.exp(log_scale) + shift, a])
@@ -58,8 +77,9 @@ class CouplingStack(eqx.Module):
 
         def run(z: Array) -> tuple[Array, Array]:
             start = (z, jnp.zeros(z.shape[1], z.dtype))
-            (z, log_det), _ = jax.lax.scan(couple, start, self.networks)
-            return jnp.roll(z, self._turned(half), axis=0), log_det
+            (z, log_det), _ = jax.lax.scan(couple, start, (self.turns, self.networks))
+            weights = jnp.concatenate([self.turns.weight, self.last.weight[None]])
+            return self.last(z), log_det + log_abs_det(weights).sum()
 
         return jax.lax.cond(self.in_use > 0.5, run, lambda z: (z, jnp.zeros(z.shape[1], z.dtype)), z)
 
@@ -68,20 +88,16 @@ class CouplingStack(eqx.Module):
         n = z.shape[0]
         half = n // 2
 
-        def undo(z, network):
+        def undo(z, parts):
+            turn, network = parts
             b, a = z[: n - half], z[n - half :]
             log_scale, shift = _scale_and_shift(network, a)
-            return jnp.concatenate([a, (b - shift) * jnp.exp(-log_scale)]), None
+            return turn.inverse(jnp.concatenate([a, (b - shift) * jnp.exp(-log_scale)])), None
 
         def run(z: Array) -> Array:
-            return jax.lax.scan(undo, jnp.roll(z, -self._turned(half), axis=0), self.networks, reverse=True)[
-                0
-            ]
+            return jax.lax.scan(undo, self.last.inverse(z), (self.turns, self.networks), reverse=True)[0]
 
         return jax.lax.cond(self.in_use > 0.5, run, lambda z: z, z)
-
-    def _turned(self, half: int) -> int:
-        return half * self.networks.biases[0].shape[0]
 
 
 def _scale_and_shift(network: MultilayerPerceptron, a: Array) -> tuple[Array, Array]:
@@ -119,11 +135,11 @@ class RefinedNetwork(eqx.Module):
     def using(self, in_use: bool) -> "RefinedNetwork":
         """The same network with its couplings switched on or off."""
         flag: Any = np.full((), float(in_use), self.couplings.in_use.dtype)
-        couplings = CouplingStack(self.couplings.networks, flag)
-        return RefinedNetwork(self.network, couplings)
+        return RefinedNetwork(self.network, replace(self.couplings, in_use=flag))
 
 
 def coupling_parameters(n: int, count: int, units: int) -> int:
     """Number of parameters of a `CouplingStack`."""
     half = n // 2
-    return count * (half * units + units + units * units + units + 2 * (n - half) * (units + 1))
+    network = half * units + units + units * units + units + 2 * (n - half) * (units + 1)
+    return count * network + (count + 1) * n * (n + 1)

@@ -1,7 +1,7 @@
 """What a callback sees between two chunks of training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -39,3 +39,12 @@ class Progress:
 
 Callback: TypeAlias = Callable[[Progress], bool | None]
 """Called at each chunk border; returning True stops the fit there and keeps the best so far."""
+
+
+def within(callback: Callback, begin: float, end: float) -> Callback:
+    """A callback that sees a whole training as this part of a longer one."""
+
+    def report(progress: Progress) -> bool | None:
+        return callback(replace(progress, fraction=begin + (end - begin) * progress.fraction))
+
+    return report

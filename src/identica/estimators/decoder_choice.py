@@ -1,0 +1,88 @@
+"""Choice of the decoder of `IVAE` where there are two: the inverse of a flow first, a network if noise is not small.
+
+A flow finds hard mixtures more surely, as it learns them without noise first. That start is bent where noise is
+large, and a network that never ignored noise can explain rows better. Both are fitted then, and
+held-out rows choose by bounds with so many samples that how well a posterior proposes hardly matters.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from identica.data import Dataset
+from identica.errors import NonFiniteError, Status
+from identica.models import VariationalModel
+from identica.objectives.bound import HeldOutBound, importance_weighted
+from identica.random import named_key
+from identica.training import Fit, Stage
+from identica.training import fit as run_stages
+from identica.training.checkpoint import Checkpoint
+from identica.training.compiled import evaluate_population
+from identica.training.population import stack
+from identica.training.progress import Callback, within
+
+FIRST_SHARE = 0.5
+"""Of the progress bar, for the flow."""
+
+_SMALL_NOISE = 0.03
+"""Noise, as a share of the columns' spread, below which a flow needs no rival: both find the same there."""
+
+_DECIDING = HeldOutBound(importance_weighted(256))
+_DECIDING_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class DecoderChoice:
+    """What the choice depends on.
+
+    Attributes
+    ----------
+    data, held_out : Dataset
+        Fitted and held-out rows.
+    seed : int
+        Of the fit.
+    """
+
+    data: Dataset
+    held_out: Dataset
+    seed: int
+
+    def better(
+        self,
+        first: Fit,
+        stages: Callable[[], list[Stage]],
+        callbacks: Sequence[Callback],
+        checkpoint: Checkpoint | None,
+    ) -> Fit:
+        """The first fit, whose decoder is a flow, or that of a network by these stages, if it explains more."""
+        if first.status is Status.STOPPED or _noise_of(first.system, self.data.x.shape[1]) < _SMALL_NOISE:
+            return first
+        try:
+            second = run_stages(
+                stages(),
+                self.data,
+                self.held_out,
+                seed=self.seed,
+                callbacks=[within(callback, FIRST_SHARE, 1.0) for callback in callbacks],
+                checkpoint=None if checkpoint is None else checkpoint.beside("network"),
+            )
+        except NonFiniteError:
+            return first  # a candidate without a finite bound has lost
+        better = second if self._loss(second.system) < self._loss(first.system) else first
+        history = {k: np.concatenate([first.history[k], second.history[k]]) for k in first.history}
+        status = Status.STOPPED if second.status is Status.STOPPED else better.status
+        return replace(better, history=history, status=status, n_steps=first.n_steps + second.n_steps)
+
+    def _loss(self, system: VariationalModel) -> float:
+        arrays, static = stack([system])
+        key = named_key(self.seed, "decoder")
+        rows = self.held_out.head(_DECIDING_ROWS)
+        return float(np.asarray(evaluate_population(arrays, rows, rows, key, static, _DECIDING))[0])
+
+
+def _noise_of(system: VariationalModel, n_columns: int) -> float:
+    """Standard deviation of the noise, in units of the columns', as the root of its mean variance."""
+    observation = system.model.likelihood.observation  # type: ignore[attr-defined]
+    return float(np.sqrt(np.mean(np.asarray(observation(jnp.zeros((1, n_columns))).variance))))
