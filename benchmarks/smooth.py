@@ -2,7 +2,7 @@
 
     python benchmarks/smooth.py --out smooth.json [--kinds sine,swirl] [--seeds 2] [--rows 500]
 
-Five Gaussian sources with means U(-3, 3) and standard deviations U(.3, 2) of their own in 40 segments. A fifth of the rows
+Gaussian sources with means U(-3, 3) and standard deviations U(.3, 2) of their own in 40 segments. A fifth of the rows
 is held out; true sources are used for scoring only. The best linear map is a least-squares fit to the true sources,
 which no linear method exceeds. Results are kept in --out, and finished fits are not run again.
 """
