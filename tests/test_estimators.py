@@ -503,6 +503,7 @@ def test_fewer_components_than_columns(name):
     assert np.isfinite(estimator.score(made.X, u=made.u))
 
 
+@pytest.mark.slow
 @each
 def test_no_validation_fits_on_every_row(name, rows):
     estimator = QUICK[name](validation_fraction=0).fit(rows.X, u=rows.u)
@@ -531,12 +532,14 @@ def test_no_hidden_layers_is_a_linear_map_with_the_best_likelihood(rows):
     assert loss == pytest.approx(best, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_hidden_sizes_count_layers(rows):
     flow = FlowICA(hidden_sizes=(2, 2), max_iter=20, n_restarts=1, random_state=0).fit(rows.X, u=rows.u)
     assert flow.n_layers_ == flow.model_.demixer.n_layers == 3
     assert list(dict.fromkeys(flow.history_["stage"])) == ["2 layers", "3 layers", "polish"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["gaussian-scale", "laplace"])
 def test_other_priors_are_fitted(prior, rows):
     flow = QUICK["flow"](prior=prior, hidden_sizes=(), validation_fraction=0).fit(rows.X, u=rows.u)
@@ -552,6 +555,7 @@ def test_other_priors_are_fitted(prior, rows):
         np.testing.assert_allclose(variance[segment], expected, rtol=2e-3)
 
 
+@pytest.mark.slow
 @each_cheap
 def test_double_precision_is_used_throughout_and_leaves_no_trace(name, rows):
     before = jax.config.read("jax_enable_x64")

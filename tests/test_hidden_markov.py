@@ -306,6 +306,7 @@ def test_held_out_rows_are_whole_windows(fitted):
     assert not set(held_out) & set(fitted.fit_rows_)
 
 
+@pytest.mark.slow
 def test_series_as_long_as_real_ones_are_fitted():
     # From some two thousand rows on, flows with a known u are judged for noise; hidden states are not.
     X, S, _ = _series(2600)

@@ -189,6 +189,7 @@ def test_what_cannot_be_is_said():
         IVAE(decoder="flow", **marginalising).fit(X, u=ROWS.u)
 
 
+@pytest.mark.slow
 def test_the_report_takes_rows_with_holes(fitted):
     X, ivae, _ = fitted
     frame = pd.DataFrame(X, columns=["a", "b", "c"])

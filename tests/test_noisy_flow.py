@@ -120,6 +120,7 @@ def test_importance_samples_agree_with_quadrature(rows):
         np.testing.assert_allclose(estimate[row], expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_both_forms_of_the_model_have_one_likelihood(rows):
     # With the clean observation as latent, and with z as latent and the flow's inverse as decoder.
     x, u = rows

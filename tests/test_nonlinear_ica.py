@@ -90,6 +90,7 @@ def test_a_saved_one_has_its_winner_and_its_table(fitted, frame, rows, tmp_path)
     assert again.get_params()["candidates"] == fitted.get_params()["candidates"]
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_was_chosen(fitted, frame, rows):
     contents = collect(fitted, frame, rows.u)
     finding = next(f for f in contents.findings if f.name == "choice of method")

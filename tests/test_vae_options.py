@@ -82,6 +82,7 @@ def test_mixture_prior_finds_clusters_and_beats_the_normal_one(mixture_fits):
     assert (1 - left.var(axis=0) / z.var(axis=0) > 0.93).all()
 
 
+@pytest.mark.slow
 def test_draws_of_a_mixture_fall_into_its_clusters(mixture_fits):
     X, _ = mixture_fits[1].sample(4000, random_state=0)
     reference, _, cluster = clustered()

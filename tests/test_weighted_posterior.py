@@ -94,6 +94,7 @@ def test_moments_without_u_are_those_of_quadrature(bent):
     np.testing.assert_allclose(np.sqrt(np.asarray(variance)[:, 0]), sd, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_quadrature(bent):
     system, x, u = bent
     with jax.enable_x64(True):
