@@ -121,6 +121,14 @@ def test_windows_alone_mean_one_series_and_a_column_of_u_may_have_a_sequence(rec
     assert json.loads((tmp_path / "2" / "run.json").read_text())["columns"] == ["x1", "x2", "x3"]
 
 
+def test_the_terminal_tells_what_asks_for_caution(recording, tmp_path, capsys):
+    tokens = ["fit", str(recording), "--drop", "day", "--method", "linear", "--out", str(tmp_path / "run")]
+    assert main(tokens) == 0
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert any(line.startswith("! ") and "Held-out rows were drawn one by one" in line for line in lines)
+    assert any(line.startswith("✓ ") for line in lines)
+
+
 def test_a_series_that_is_not_said_to_be_one_is_noticed(recording, table, tmp_path, capsys):
     tokens = ["--method", "linear", "--out", tmp_path / "run"]
     content = run_json(capsys, "fit", recording, "--drop", "day", *tokens)

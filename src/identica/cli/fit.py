@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from identica.cli.output import Common, UsageError, emit, plain, say, short_warnings
+from identica.cli.output import SIGNS, Common, UsageError, emit, plain, say, short_warnings
 from identica.cli.runs import Run, to_toml, versions
 
 Method = Literal[
@@ -250,8 +250,8 @@ def _fit(run: Run, record: dict[str, Any], selection: Any, options: dict[str, An
     write_report(run.folder, contents)
     status = estimator.status_
     say(f"{status.value}")
-    for finding in contents.headlines():
-        say(f"  {finding.text}")
+    for finding in contents.told():
+        say(f"  {SIGNS[finding.verdict]} {finding.text}")
     say(f"report: {run.folder / 'report.html'}")
     return {
         "converged": bool(estimator.converged_),

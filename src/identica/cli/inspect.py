@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from identica.cli.output import Common, emit, say
+from identica.cli.output import SIGNS, Common, emit, say
 from identica.cli.runs import Run
 
 
@@ -28,7 +28,7 @@ def inspect(run: Path, *, common: Common | None = None) -> None:
     if result:
         say(f"  result   {result['message']}, {result['seconds']:.0f} s")
         for finding in result["findings"]:
-            say(f"  {_SIGNS[finding['verdict']]} {finding['text']}")
+            say(f"  {SIGNS[finding['verdict']]} {finding['text']}")
     elif record["status"] == "failed":
         say(f"  error    {record.get('error')}")
     if record["status"] != "done":
@@ -45,6 +45,3 @@ def inspect(run: Path, *, common: Common | None = None) -> None:
     say(f"  files    {', '.join(folder.files())}")
     shown = {key: value for key, value in record.items() if key not in ("command", "format")}
     emit(common, "inspect", {"run": str(run), **shown, "files": folder.files()})
-
-
-_SIGNS = {"good": "✓", "warning": "!", "bad": "✗", "info": "·"}

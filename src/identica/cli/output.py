@@ -37,6 +37,10 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+SIGNS = {"good": "✓", "warning": "!", "bad": "✗", "info": "·"}
+"""Before findings, by their verdicts."""
+
+
 def say(text: str) -> None:
     """One line for people."""
     console().print(text, markup=False)

@@ -59,6 +59,10 @@ class ReportContents:
         """The findings that belong at the top."""
         return [finding for finding in self.findings if finding.name in HEADLINES]
 
+    def told(self) -> list[Finding]:
+        """The findings for whoever sees the terminal only: those at the top, and all that ask for caution."""
+        return [f for f in self.findings if f.name in HEADLINES or f.verdict in ("warning", "bad")]
+
     def table(self) -> pd.DataFrame:
         """Sources followed by u, as in ``sources.csv``."""
         return pd.concat([self.sources, self.auxiliary], axis=1)
