@@ -244,7 +244,7 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
     def _bound(self, X: FloatArray, u: Any, reduction: Mean | LogMeanExp, samples: int) -> FloatArray:
         encoded = self._encode_u(u, len(X))
         alone = encoded is None and self._is_modulated()
-        function = _log_weights_alone if alone else _log_weights
+        function = _log_weights_alone if alone else row_bounds
         with precision_of(self.precision) as precision:
             x = self._model_input(X).astype(precision)
             keys = row_keys(self.seed_, x)
@@ -348,9 +348,11 @@ def _samples_alone(model: VariationalModel, x: Array, u: None, keys: Array, coun
 
 
 @eqx.filter_jit
-def _log_weights(
+def row_bounds(
     model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, reduction: Mean | LogMeanExp
 ) -> Array:
+    """The bound of each row (B,) by so many draws of q, nats; few rows at a time."""
+
     def one(row: tuple[Dataset, Array]) -> Array:
         data, key = row
         x, u = data.x[None], None if data.u is None else data.u[None]
