@@ -23,7 +23,7 @@ from identica.models.flow import FlowModel
 from identica.models.noisy_flow import NoisyFlow
 from identica.models.teacher import FlowTeacher
 from identica.networks import InvertibleNetwork, MonotoneHinges
-from identica.training import Fit, Stage
+from identica.training import Fit
 
 COUNT = 20_000
 MEANS = np.array([[0.5, -1.0], [-0.3, 0.2], [1.0, 0.8]])
@@ -268,7 +268,7 @@ def test_where_noise_is_small_or_a_fit_was_stopped_there_is_no_second_one(small)
     history = {"stage": np.array(["noise"])}
     rows = Dataset(jnp.zeros((4, 2)), jnp.zeros(4, int))
 
-    def never() -> list[Stage]:
+    def never(*_: Any) -> Fit:
         raise AssertionError("a second fit was begun")
 
     for system, status in ((with_noise(0.02), Status.CONVERGED), (with_noise(0.1), Status.STOPPED)):

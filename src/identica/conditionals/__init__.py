@@ -11,6 +11,7 @@ from identica.conditionals.encoders import (
     posterior_of,
 )
 from identica.conditionals.flow_posterior import FlowPosterior
+from identica.conditionals.gauss_newton import GaussNewtonPosterior
 from identica.conditionals.hidden_markov import HiddenMarkovPrior
 from identica.conditionals.laplace import LaplaceEncoder
 from identica.conditionals.mixture import GaussianMixturePrior, MixturePrior
@@ -45,6 +46,7 @@ __all__ = [
     "Factor",
     "Features",
     "FlowPosterior",
+    "GaussNewtonPosterior",
     "GaussianMixturePrior",
     "GaussianObservation",
     "HiddenMarkovPrior",

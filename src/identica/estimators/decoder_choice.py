@@ -17,8 +17,7 @@ from identica.estimators.blocks import apply_in_blocks, row_keys, with_model
 from identica.estimators.variational import row_bounds
 from identica.models import VariationalModel
 from identica.objectives.reductions import LogMeanExp
-from identica.training import Fit, Stage
-from identica.training import fit as run_stages
+from identica.training import Fit
 from identica.training.checkpoint import Checkpoint
 from identica.training.progress import Callback, within
 
@@ -51,28 +50,23 @@ class DecoderChoice:
     def better(
         self,
         first: Fit,
-        stages: Callable[[], list[Stage]],
+        rival: Callable[[Sequence[Callback], Checkpoint | None], Fit],
         callbacks: Sequence[Callback],
         checkpoint: Checkpoint | None,
     ) -> Fit:
-        """The first fit, whose decoder is a flow, or that of a network by these stages, if it explains more."""
+        """The first fit, whose decoder is a flow, or its rival, whose decoder is a network, if that explains more."""
         if first.status is Status.STOPPED or _noise_of(first.system, self.data.x.shape[1]) < _SMALL_NOISE:
             return first
         try:
-            second = run_stages(
-                stages(),
-                self.data,
-                self.held_out,
-                seed=self.seed,
-                callbacks=[within(callback, FIRST_SHARE, 1.0) for callback in callbacks],
-                checkpoint=None if checkpoint is None else checkpoint.beside("network"),
+            second = rival(
+                [within(callback, FIRST_SHARE, 1.0) for callback in callbacks],
+                None if checkpoint is None else checkpoint.beside("network"),
             )
         except NonFiniteError:
             return first  # a candidate without a finite bound has lost
         better = second if self._loss(second.system) < self._loss(first.system) else first
-        history = {k: np.concatenate([first.history[k], second.history[k]]) for k in first.history}
         status = Status.STOPPED if second.status is Status.STOPPED else better.status
-        return replace(better, history=history, status=status, n_steps=first.n_steps + second.n_steps)
+        return replace(second, system=better.system, restarts=better.restarts, status=status).after(first)
 
     def _loss(self, system: VariationalModel) -> float:
         rows = self.held_out.head(_ROWS)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identica.conditionals import Features, Observation, ProductOfExperts
+from identica.conditionals import Features, GaussNewtonPosterior, Observation, ProductOfExperts
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
 from identica.estimators.decoder_choice import FIRST_SHARE, DecoderChoice
@@ -16,6 +16,7 @@ from identica.estimators.flow_ica import FlowICA
 from identica.estimators.ivae_flow_decoder import FlowDecoderPlan, allowed
 from identica.estimators.ivae_stages import IVAEPlan
 from identica.estimators.ivae_start import encoder_features, linear_start
+from identica.estimators.posterior_choice import train_network
 from identica.estimators.validation import check_callbacks, check_count, check_sizes
 from identica.estimators.variance_profiles import inseparable_pairs, profile_distances
 from identica.estimators.variational import VariationalEstimator
@@ -192,6 +193,13 @@ class IVAE(VariationalEstimator):
 
     def build(self, problem: Problem) -> list[Stage]:
         """Contrastive start, decoder regression, fine-tuning of the bound, linear polish."""
+        observation = self._checked(problem)
+        if self._flow_decodes(problem, observation):
+            return self._flow_stages(problem, observation)
+        return self._network_plan(problem, observation).stages()
+
+    def _checked(self, problem: Problem) -> Observation:
+        """The observation model, after a look at what else is asked for."""
         if self.prior not in list(_FAMILIES):
             raise ValueError(f"prior must be one of {', '.join(_FAMILIES)}, got {self.prior!r}")
         n = problem.n_components
@@ -200,10 +208,7 @@ class IVAE(VariationalEstimator):
                 f"{n} components are too many for a posterior with full covariance (at most {_MOST_COMPONENTS}); "
                 "set n_components to the number of sources you expect"
             )
-        observation = self._observation(problem)
-        if self._flow_decodes(problem, observation):
-            return self._flow_stages(problem, observation)
-        return self._network_stages(problem, observation)
+        return self._observation(problem)
 
     def _flow_stages(self, problem: Problem, observation: Observation) -> list[Stage]:
         n = problem.n_components
@@ -221,7 +226,7 @@ class IVAE(VariationalEstimator):
             teacher=self._teacher(problem) if problem.discrete else None,
         ).stages()
 
-    def _network_stages(self, problem: Problem, observation: Observation) -> list[Stage]:
+    def _network_plan(self, problem: Problem, observation: Observation) -> IVAEPlan:
         return IVAEPlan(
             start=linear_start(problem, **self._encoding(observation)),
             observation=observation,
@@ -237,18 +242,26 @@ class IVAE(VariationalEstimator):
             n_labels=problem.encoder.n_segments if problem.encoder is not None else 0,
             held_out=problem.held_out,
             teacher=self._teacher(problem),
-        ).stages()
+        )
 
     def _train(
         self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
     ) -> Fit:
         callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
-        observation, held_out = self._observation(problem), problem.held_out
-        if self.decoder != "auto" or held_out is None or not self._flow_decodes(problem, observation):
+        observation, held_out = self._checked(problem), problem.held_out
+
+        def by_network(callbacks: Sequence[Callback], checkpoint: Checkpoint | None) -> Fit:
+            plan = self._network_plan(problem, observation)
+            return train_network(plan, problem.data, held_out, self.seed_, callbacks, checkpoint)
+
+        if not self._flow_decodes(problem, observation):
+            return by_network(callbacks, checkpoint)
+        if self.decoder != "auto" or held_out is None:
             return super()._train(problem, checkpoint, callbacks)
         first = super()._train(problem, checkpoint, [within(c, 0.0, FIRST_SHARE) for c in callbacks])
-        choice = DecoderChoice(problem.data, held_out, self.seed_)
-        return choice.better(first, lambda: self._network_stages(problem, observation), callbacks, checkpoint)
+        return DecoderChoice(problem.data, held_out, self.seed_).better(
+            first, by_network, callbacks, checkpoint
+        )
 
     def _flow_decodes(self, problem: Problem, observation: Observation) -> bool:
         """Whether the decoder is the inverse of a flow."""
@@ -277,8 +290,8 @@ class IVAE(VariationalEstimator):
         return fits
 
     def _weighs_draws(self) -> bool:
-        """The encoder of a network is trained to propose draws; that of a flow has the posterior's own modes."""
-        return isinstance(self.model_.encoder, ProductOfExperts) and not self.exact_
+        """Posteriors of a network are proposals, and not Gaussian; that of a flow has the posterior's own modes."""
+        return isinstance(self.model_.encoder, ProductOfExperts | GaussNewtonPosterior) and not self.exact_
 
     def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
         super()._report_collapse(mean, variance, codes)

@@ -162,10 +162,6 @@ def _overall(system: NoisyFlow, data: Dataset) -> Array:
 
 def allowed(observation: object, n_components: int, n_columns: int, n_rows: int, linear: bool) -> bool:
     """Whether a flow can be the decoder: real columns with constant noise, as many as sources, and enough rows."""
-    constant = isinstance(observation, GaussianObservation) and observation.noise in (
-        "isotropic",
-        "diagonal",
-        "fixed",
-    )
+    constant = isinstance(observation, GaussianObservation) and observation.is_constant
     enough = affordable_layers(n_components, n_rows) > 1
     return constant and n_components == n_columns and n_components > 1 and enough and not linear

@@ -17,9 +17,12 @@ from identica.conditionals import (
     ProductOfExperts,
     averaged_statistics,
 )
+from identica.conditionals.gauss_newton import is_local
 from identica.data import Dataset
+from identica.estimators import ivae_refinement
 from identica.estimators.flow_stages import affordable_layers
 from identica.estimators.ivae_flow_start import continue_with, enter, flow_start
+from identica.estimators.ivae_refinement import in_turned_latents, with_local_posterior
 from identica.estimators.ivae_start import LINEAR_ROWS, Start, unmixing_of
 from identica.families import ExponentialFamily
 from identica.models import LatentVariableModel, VariationalModel
@@ -41,8 +44,8 @@ from identica.training.population import stack
 from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, FloatArray, Key
 
-_CONTRASTIVE, _DECODER, _COMPARED = 0.15, 0.06, 0.15
-"""Shares of max_iter for the starts, their decoders, and fine-tuning several of them; the rest is fine-tuning one."""
+_CONTRASTIVE, _DECODER, _COMPARED, _CONTINUED = 0.15, 0.06, 0.15, 0.2
+"""Shares of max_iter for starts, their decoders, and training several of them, then one; the rest is fine-tuning it."""
 
 _CARRIED = 2
 """Contrastive starts that are compared in fine-tuning: ties in cross-entropy can differ in their latents."""
@@ -52,6 +55,12 @@ _TRAINING_SAMPLES, _TUNING_SAMPLES, _RATE = 5, 20, 8e-3
 
 _DECODER_UNITS = "leaky_relu+tanh"
 """With units of one kind, decoders of mixtures of the other kind missed the likelihood by .05 to .7 nats per row."""
+
+_TRAINING, _TUNING = (
+    WeightedSum(((1.0, importance_weighted(samples)), (1.0, PosteriorCrossEntropy())))
+    for samples in (_TRAINING_SAMPLES, _TUNING_SAMPLES)
+)
+_ADAM = Adam(rate=_RATE, clip=10.0, warmup=200)
 
 RANKING = HeldOutBound(importance_weighted(16))
 """What chooses among starts and weights."""
@@ -117,22 +126,21 @@ class IVAEPlan:
 
     def stages(self) -> list[Stage]:
         """Starts, decoder, fine-tuning and polish."""
+        return [*self.first_stages(), *self._tuning(unchanged)]
+
+    def first_stages(self) -> list[Stage]:
+        """Starts, their decoders, and the choice of one."""
         contrastive = max(1, round(_CONTRASTIVE * self.max_iter))
         decoder = max(1, round(_DECODER * self.max_iter))
-        loss, tight = (
-            WeightedSum(((1.0, importance_weighted(samples)), (1.0, PosteriorCrossEntropy())))
-            for samples in (_TRAINING_SAMPLES, _TUNING_SAMPLES)
-        )
-        adam = Adam(rate=_RATE, clip=10.0, warmup=200)
-        starts, continued = self._starts(adam, contrastive)
+        starts, continued = self._starts(_ADAM, contrastive)
         # The mean of the encoder is held while its precision, the decoder and the prior catch up. The
         # objective is that of the comparison, so that both stages share compiled code.
         bound = Stage(
             "decoder",
             continued,
-            loss,
+            _TRAINING,
             RANKING,
-            adam,
+            _ADAM,
             decoder,
             restarts=len(continued),
             keep=len(continued),
@@ -140,13 +148,43 @@ class IVAEPlan:
             chunk=250,
             patience=self._patience,
         )
-        compared = max(1, round(_COMPARED * self.max_iter))
-        steps = max(1, self.max_iter - contrastive - decoder - compared)
-        comparison = replace(bound, name="comparison", prepare=_released, steps=compared, keep=1)
-        tuning = replace(
-            comparison, name="fine-tuning", prepare=unchanged, objective=tight, steps=steps, restarts=1
+        steps = [max(1, round(share * self.max_iter)) for share in (_COMPARED, _CONTINUED)]
+        comparison = replace(bound, name="comparison", prepare=_released, steps=steps[0], keep=1)
+        winner = replace(comparison, name="training", prepare=unchanged, steps=steps[1], restarts=1)
+        return [*starts, bound, comparison, winner]
+
+    def last_stages(self, system: VariationalModel, *, local: bool) -> list[Stage]:
+        """Fine-tuning and polish of the system that the first stages chose.
+
+        With `local`, posteriors are found by Gauss-Newton steps, and the encoder says where they begin.
+        """
+        tuning, polish = self._tuning(lambda *_: system)
+        if not local:
+            return [tuning, polish]
+        tuning = replace(tuning, objective=ivae_refinement.TRAINING, evaluate=ivae_refinement.HELD_OUT)
+        return [tuning, replace(polish, name="posterior", prepare=with_local_posterior), polish]
+
+    @property
+    def refines(self) -> bool:
+        """Whether posteriors can be found by Gauss-Newton steps; under a linear decoder they are known anyway."""
+        return self.hidden_sizes != () and is_local(self.observation)
+
+    def _tuning(self, begin: Prepare) -> list[Stage]:
+        used = sum(
+            max(1, round(share * self.max_iter)) for share in (_CONTRASTIVE, _DECODER, _COMPARED, _CONTINUED)
         )
-        return [*starts, bound, comparison, tuning, Stage("polish", self._polished, loss, RANKING, adam, 0)]
+        tuning = Stage(
+            "fine-tuning",
+            begin,
+            _TUNING,
+            RANKING,
+            _ADAM,
+            max(1, self.max_iter - used),
+            batch_size=self.batch_size,
+            chunk=250,
+            patience=self._patience,
+        )
+        return [tuning, Stage("polish", self._polished, _TRAINING, RANKING, _ADAM, 0)]
 
     @property
     def _patience(self) -> int | None:
@@ -281,7 +319,7 @@ class IVAEPlan:
             back = np.linalg.inv(turn).T.astype(dtype)
             network = jax.tree.map(np.asarray, decoder.network).preceded_by(back, np.zeros(n, dtype))  # type: ignore[attr-defined]
             model = LatentVariableModel(prior, Decoder(network, decoder.observation))  # type: ignore[attr-defined]
-            turned = VariationalModel(model, system.encoder.changed_basis(turn))  # type: ignore[attr-defined]
+            turned = in_turned_latents(system, turn, model, data)
             arrays, static = stack([turned, system])
             rows = data.head(MONITOR_ROWS)
             held_out = rows if self.held_out is None else self.held_out.head(MONITOR_ROWS)

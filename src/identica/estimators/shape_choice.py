@@ -89,8 +89,7 @@ class ShapeChoice:
         steps = first.n_steps + second.n_steps
         if not gain > _WORTHWHILE * n:
             return replace(first, n_steps=steps)
-        history = {k: np.concatenate([first.history[k], second.history[k]]) for k in first.history}
-        return Fit(second.system, history, first.restarts, second.status, steps)
+        return replace(second, restarts=first.restarts).after(first)
 
     def _promising(self, system: FlowModel) -> LearnedBase | None:
         """The base measure of the sources as they are, if it explains held-out rows clearly better."""

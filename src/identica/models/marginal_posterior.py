@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from identica.conditionals import (
     Factor,
     FlowPosterior,
+    GaussNewtonPosterior,
     ModulatedPrior,
     PrecisionGaussian,
     ProductOfExperts,
@@ -20,6 +21,9 @@ from identica.models.latent_variable import VariationalModel
 from identica.typing import Array, Key
 
 _BLOCK = 64
+
+FactorEncoder = ProductOfExperts | FlowPosterior | GaussNewtonPosterior
+"""Posteriors that say what x alone tells of z."""
 
 
 class MixturePosterior(NamedTuple):
@@ -55,9 +59,7 @@ class MixturePosterior(NamedTuple):
         return jax.nn.logsumexp(self.part.log_prob(z[:, None]) + self.log_weights, axis=1)
 
 
-def mixture_posterior(
-    encoder: ProductOfExperts | FlowPosterior, prior: ModulatedPrior, x: Array
-) -> MixturePosterior:
+def mixture_posterior(encoder: FactorEncoder, prior: ModulatedPrior, x: Array) -> MixturePosterior:
     """The posterior of one row x (d,) without u."""
     natural, log_shares = prior.parts()
     given = as_distribution(prior.family, natural).to_event(1)
@@ -116,8 +118,8 @@ def weighted_draws_without_u(
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 
 
-def _parts(system: VariationalModel) -> tuple[ProductOfExperts | FlowPosterior, ModulatedPrior]:
+def _parts(system: VariationalModel) -> tuple[FactorEncoder, ModulatedPrior]:
     encoder, prior = system.encoder, system.model.prior
-    if not (isinstance(encoder, ProductOfExperts | FlowPosterior) and isinstance(prior, ModulatedPrior)):
+    if not (isinstance(encoder, FactorEncoder) and isinstance(prior, ModulatedPrior)):
         raise TypeError("a posterior without u needs a product of experts and a modulated prior")
     return encoder, prior

@@ -66,6 +66,11 @@ class Fit:
     status: Status
     n_steps: int
 
+    def after(self, first: "Fit") -> "Fit":
+        """This one as the end of a longer one, with the history and the steps of the first part before its own."""
+        history = {k: np.concatenate([first.history[k], self.history[k]]) for k in first.history}
+        return replace(self, history=history, n_steps=first.n_steps + self.n_steps)
+
 
 @dataclass
 class _State:

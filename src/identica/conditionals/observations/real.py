@@ -76,6 +76,11 @@ class GaussianObservation(Observation):
             bias = np.concatenate([bias, np.broadcast_to(level, (extra,))]) if extra else bias
         return weight, bias, GaussianObservation(log_variance, self.noise, self.variance)
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the noise is the same for all rows."""
+        return self.noise in ("isotropic", "diagonal", "fixed")
+
     def outputs(self, d: int) -> int:
         return {"scalar-network": d + 1, "network": 2 * d}.get(self.noise, d)
 
