@@ -44,6 +44,29 @@ def test_times_are_a_continuous_u(table, tmp_path, capsys):
     assert "when (continuous)" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_missing_values_are_marginalised_where_asked(table, tmp_path, capsys):
+    data = pd.read_csv(table)
+    holes = np.random.default_rng(0).random((len(data), 3)) < 0.1
+    data[["x1", "x2", "x3"]] = data[["x1", "x2", "x3"]].mask(holes)
+    path = tmp_path / "holes.csv"
+    data.to_csv(path, index=False)
+    tokens = ["fit", path, "--u", "u", "--drop", "s*", "--out", tmp_path / "run"]
+    assert main([*map(str, tokens), "--method", "ivae"]) == 3
+    assert "--missing marginalise" in capsys.readouterr().err
+    assert main([*map(str, tokens), "--missing", "marginalise"]) == 2
+    assert "--method flow has no such option" in capsys.readouterr().err
+    options = ["--missing", "marginalise", "--components", "2", "--max-iter", "40", "--restarts", "1"]
+    run_json(capsys, *tokens, "--method", "ivae", *options)
+    run_json(capsys, "transform", tmp_path / "run", path, "--out", tmp_path / "s.csv", "--u", "u")
+    assert np.isfinite(pd.read_csv(tmp_path / "s.csv").to_numpy()).all()
+    assert np.isfinite(run_json(capsys, "evaluate", tmp_path / "run", path)["log_likelihood"]["mean"])
+    # An infinite value is no missing one.
+    data.loc[3, "x2"] = np.inf
+    data.to_csv(path, index=False)
+    assert main([*map(str, tokens), "--method", "ivae", *options, "--overwrite"]) == 3
+    assert "expected a finite number, got inf" in capsys.readouterr().err
+
+
 # Time series ----------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ def check_table(
     windows: int | None = None,
     n_components: int | None = None,
     fit: bool = True,
+    holes: bool = False,
 ) -> Selection:
     """Choose columns and check them.
 
@@ -42,6 +43,8 @@ def check_table(
         Number of components asked for.
     fit : bool
         Whether a model is to be fitted, which asks more of the table than applying one does.
+    holes : bool
+        Whether observed values may be missing.
 
     Raises
     ------
@@ -49,17 +52,19 @@ def check_table(
         Naming the file, the column, the line and the value at fault.
     """
     selection = select(table, u=u, drop=drop, columns=columns, sequence=sequence, windows=windows)
-    check_selection(selection, n_components=n_components, fit=fit)
+    check_selection(selection, n_components=n_components, fit=fit, holes=holes)
     return selection
 
 
-def check_selection(selection: Selection, *, n_components: int | None = None, fit: bool = True) -> None:
+def check_selection(
+    selection: Selection, *, n_components: int | None = None, fit: bool = True, holes: bool = False
+) -> None:
     """`check_table` for columns already chosen."""
     table = selection.table
     for name in selection.x:
         _check_numeric(table, name)
     x = selection.observations()
-    _check_finite(table, selection.x, x)
+    _check_finite(table, selection.x, x, holes)
     if selection.u or selection.sequence:
         _check_auxiliary_complete(selection)
     if not fit:
@@ -79,6 +84,11 @@ def check_selection(selection: Selection, *, n_components: int | None = None, fi
         _check_segments(selection)
     elif selection.windows:
         _check_windows(selection)
+
+
+def takes_holes(estimator: object) -> bool:
+    """Whether observed values may be missing in what a fitted model is applied to."""
+    return getattr(estimator, "missing", None) == "marginalise"
 
 
 def _check_numeric(table: Table, name: str) -> None:
@@ -106,8 +116,8 @@ def _is_text(values: pd.Series) -> bool:
     return pd.api.types.is_string_dtype(values) or pd.api.types.is_object_dtype(values)
 
 
-def _check_finite(table: Table, names: list[str], x: FloatArray) -> None:
-    bad = ~np.isfinite(x)
+def _check_finite(table: Table, names: list[str], x: FloatArray, holes: bool) -> None:
+    bad = np.isinf(x) if holes else ~np.isfinite(x)
     if not bad.any():
         return
     rows, columns = np.nonzero(bad)
@@ -120,7 +130,8 @@ def _check_finite(table: Table, names: list[str], x: FloatArray) -> None:
         )
     raise DataError(
         f"{table.path}: column {names[column]!r}, {table.place(row)}: expected a finite number, got "
-        f"{value}{more}; remove these rows, fill them, or leave the column out with --drop"
+        f"{value}{more}; remove these rows, fill them, leave the column out with --drop"
+        + (", or fit with --method ivae --missing marginalise" if np.isnan(x[row, column]) else "")
     )
 
 

@@ -50,7 +50,7 @@ def evaluate(
     common = common or Common()
     import pandas as pd
 
-    from identica.cli.checks import check_selection
+    from identica.cli.checks import check_selection, takes_holes
     from identica.cli.selection import select_by_name
     from identica.cli.tables import read_table
     from identica.cli.writing import check_output, write_frame
@@ -62,7 +62,7 @@ def evaluate(
     estimator, record = Run(run).load()
     data = read_table(table)
     selection = select_by_name(data, record["columns"], u or record["u"])
-    check_selection(selection, fit=False)
+    check_selection(selection, fit=False, holes=takes_holes(estimator))
     known = None if truth is None else known_sources(truth, data)
     seen = sha256_of(table) == record["sha256"]
     if seen:

@@ -45,6 +45,7 @@ def fit(
     method: Method = "flow",
     restarts: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     max_iter: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    missing: Literal["error", "marginalise"] | None = None,
     validation_fraction: Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))] = 0.1,
     precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
@@ -87,6 +88,9 @@ def fit(
         Number of starts from different random values.
     max_iter
         Length of the training; each method has its own default.
+    missing
+        What to do with missing values of observed columns: marginalise takes the likelihood of what was seen, with
+        --method ivae or vae; they are an error otherwise.
     validation_fraction
         Share of rows held out for selection and for the held-out score.
     precision
@@ -113,6 +117,7 @@ def fit(
         "method": method,
         "restarts": restarts,
         "max_iter": max_iter,
+        "missing": missing,
         "validation_fraction": validation_fraction,
         "precision": precision,
         "seed": seed,
@@ -140,8 +145,10 @@ def fit(
 
     data = read_table(table)
     selection = check_table(
-        data, u=u, drop=drop, columns=columns, sequence=sequence, windows=windows, n_components=components
-    )
+        data, u=u, drop=drop, columns=columns, sequence=sequence, windows=windows, n_components=components,
+        holes=missing == "marginalise",
+    )  # fmt: skip
+    build_estimator(method, options, selection.auxiliary())  # refuses what the method does not have
     digest = sha256_of(table)
     settings = {key: value for key, value in options.items() if key not in ("table", "strict")}
     record: dict[str, Any] = {
@@ -279,11 +286,12 @@ def build_estimator(method: Method, options: dict[str, Any], u: Any) -> Any:
     wanted = {
         "n_restarts": options.get("restarts"),
         "max_iter": options.get("max_iter"),
+        "missing": options.get("missing"),
         "validation_fraction": options.get("validation_fraction"),
         "precision": options.get("precision"),
     }
     given = {name: value for name, value in wanted.items() if value is not None}
-    for name, option in (("n_restarts", "restarts"), ("max_iter", "max_iter")):
+    for name, option in (("n_restarts", "restarts"), ("max_iter", "max_iter"), ("missing", "missing")):
         if name in given and name not in known:
             raise UsageError(f"--{option.replace('_', '-')}: --method {method} has no such option")
     parameters = {name: value for name, value in given.items() if name in known}

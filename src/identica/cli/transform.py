@@ -38,7 +38,7 @@ def transform(
     import numpy as np
     import pandas as pd
 
-    from identica.cli.checks import check_selection
+    from identica.cli.checks import check_selection, takes_holes
     from identica.cli.selection import select_by_name
     from identica.cli.tables import read_table
     from identica.cli.writing import check_output, write_frame
@@ -46,7 +46,7 @@ def transform(
     check_output(out)
     estimator, record = Run(run).load()
     selection = select_by_name(read_table(table), record["columns"], u)
-    check_selection(selection, fit=False)
+    check_selection(selection, fit=False, holes=takes_holes(estimator))
     with short_warnings() as warnings:
         sources = np.asarray(estimator.transform(selection.observations_frame(), u=selection.auxiliary()))
     names = [str(name) for name in estimator.get_feature_names_out()]
