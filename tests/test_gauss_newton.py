@@ -1,6 +1,5 @@
 """Posteriors by Gauss-Newton steps: by closed forms where the decoder is linear, by a fine grid where it is not."""
 
-import copy
 import warnings
 
 import equinox as eqx
@@ -230,27 +229,7 @@ def quiet():
         yield data, identica.IVAE(2, **OPTIONS).fit(data.X, u=data.u)
 
 
-def test_a_fit_by_steps_has_better_posteriors_than_its_encoder(quiet):
-    data, ivae = quiet
-    assert isinstance(ivae.model_.encoder, GaussNewtonPosterior)
-    assert "posterior" in ivae.history_["stage"]
-    X, u = data.X[::4], data.u[::4]
-    bounds = [ivae.log_likelihood(X, u=u, method=m).value for m in ("elbo", "iwae")]
-    encoded = copy.copy(ivae)
-    encoded.model_ = VariationalModel(ivae.model_.model, ivae.model_.encoder.encoder)
-    by_encoder = encoded.log_likelihood(X, u=u, method="elbo").value
-    assert by_encoder < bounds[0] - 0.3 < bounds[0] < bounds[1]
-    # x says most of z here, and u little more.
-    assert identica.metrics.mcc(ivae.transform(X), ivae.transform(X, u=u)) > 0.99
-
-
-def test_it_is_saved_with_the_model(quiet, tmp_path):
-    data, ivae = quiet
-    ivae.save(tmp_path / "model")
-    loaded = identica.load(tmp_path / "model")
-    np.testing.assert_array_equal(loaded.transform(data.X, u=data.u), ivae.transform(data.X, u=data.u))
-
-
+@pytest.mark.slow
 def test_a_fit_goes_on_from_before_and_after_the_choice(quiet, tmp_path):
     data, ivae = quiet
     fractions = []

@@ -11,15 +11,15 @@ import numpy as np
 
 from identica.data import Dataset
 from identica.errors import Status
-from identica.estimators import ivae_refinement
-from identica.estimators.ivae_stages import RANKING, IVAEPlan
+from identica.estimators.ivae_stages import IVAEPlan
 from identica.models import VariationalModel
+from identica.objectives.bound import HeldOutBound, importance_weighted
+from identica.objectives.refined_bound import RefinedBound
 from identica.random import named_key
 from identica.training import Fit
 from identica.training import fit as run_stages
 from identica.training.checkpoint import Checkpoint
 from identica.training.compiled import evaluate_population
-from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
 from identica.training.progress import Callback, within
 
@@ -28,6 +28,12 @@ _FIRST_SHARE = 0.3
 
 _CLEAR = 0.02
 """Nats per row that Gauss-Newton steps must gain."""
+
+_BY_ENCODER, _BY_STEPS = (
+    HeldOutBound(bound) for bound in (importance_weighted(64), RefinedBound(64, steps=8, following=0.0))
+)
+_ROWS = 2048
+"""Most held-out rows that decide."""
 
 
 def train_network(
@@ -67,9 +73,9 @@ def train_network(
 
 def _local_explains_more(system: VariationalModel, held_out: Dataset, seed: int) -> bool:
     arrays, static = stack([system])
-    rows, key = held_out.head(MONITOR_ROWS), named_key(seed, "posterior")
+    rows, key = held_out.head(_ROWS), named_key(seed, "posterior")
     encoded, local = (
         float(np.asarray(evaluate_population(arrays, rows, rows, key, static, bound))[0])
-        for bound in (RANKING, ivae_refinement.HELD_OUT)
+        for bound in (_BY_ENCODER, _BY_STEPS)
     )
     return local < encoded - _CLEAR
