@@ -16,7 +16,7 @@ from identica.conditionals.encoders import Factor, ProductOfExperts, posterior_o
 from identica.conditionals.observations import GaussianObservation, Observation
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import cholesky_with_inverse, product, transpose
-from identica.typing import Array, FloatArray
+from identica.typing import Array
 
 _STEPS = 8
 """Of a fitted model."""
@@ -41,6 +41,11 @@ class GaussNewtonPosterior(Conditional):
         The same as the model's; its noise is Gaussian and the same for all rows.
     overall : (2, n)
         Mean and variance of the sources over all values of u, for what x alone says.
+
+    References
+    ----------
+    Tierney, Kadane (1986), Accurate approximations for posterior moments. Levenberg (1944), Marquardt
+    (1963), for the damping.
     """
 
     encoder: ProductOfExperts
@@ -66,12 +71,6 @@ class GaussNewtonPosterior(Conditional):
         factor, inverse = cholesky_with_inverse(information)
         move = product(transpose(inverse), product(inverse, local.pull[:, None]))[:, 0]
         return Factor(local.point + move, factor)
-
-    def changed_basis(
-        self, weight: FloatArray, likelihood: Decoder, overall: Array
-    ) -> "GaussNewtonPosterior":
-        """The posterior of z' = weight · z under the decoder of z'."""
-        return GaussNewtonPosterior(self.encoder.changed_basis(weight), likelihood, overall)
 
 
 class _Local(eqx.Module):

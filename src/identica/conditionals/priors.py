@@ -7,6 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from identica.conditionals.base import Conditional
+from identica.data import Dataset
 from identica.families import ExponentialFamily, Family, as_distribution
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
@@ -190,3 +191,12 @@ def averaged_statistics(
     totals = jax.ops.segment_sum(statistics * weight[:, None, None], codes, n_segments)
     counts = jax.ops.segment_sum(weight, codes, n_segments)
     return totals / jnp.maximum(counts, 1e-6)[:, None, None], counts
+
+
+def moments_over_rows(prior: Conditional, data: Dataset) -> Array:
+    """Mean and variance of the sources over all rows, from their priors given u, (2, n)."""
+    given = prior(data.u)
+    weight = jnp.ones(len(data.x), data.x.dtype) if data.weight is None else data.weight
+    share = (weight / weight.sum())[:, None]
+    mean = (share * given.mean).sum(0)  # type: ignore[operator]
+    return jnp.stack([mean, (share * (given.variance + (given.mean - mean) ** 2)).sum(0)])  # type: ignore[operator]

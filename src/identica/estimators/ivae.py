@@ -42,7 +42,8 @@ class IVAE(VariationalEstimator):
 
     The model is x = f(z) + noise with sources z_i that are independent given u, each from an exponential
     family whose parameters depend on u. The posterior is a learned Gaussian likelihood factor times
-    the prior, with full covariance. Training starts from features that tell segments apart, whose
+    the prior, with full covariance; under Gaussian noise so small that held-out rows gain, Gauss-Newton steps of the
+    decoder go on from there. Training starts from features that tell segments apart, whose
     last linear ambiguity joint diagonalisation resolves (with few segments also from a flow), then
     maximises an importance-weighted bound of the likelihood. Held-out rows choose among the starts; no
     true sources are used at any point.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from identica.conditionals import Features, GaussianObservation
+from identica.conditionals.priors import moments_over_rows
 from identica.data import Dataset
 from identica.estimators.flow_stages import FlowPlan, affordable_layers, affordable_refinement
 from identica.estimators.ivae_flow_start import on_scores_of
@@ -28,7 +29,7 @@ from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
-from identica.typing import Array, Key
+from identica.typing import Key
 
 _LAYERS = 5
 _FLOW_SHARE, _NOISE_SHARE = 0.24, 0.36
@@ -43,6 +44,7 @@ _FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
 _PATIENCE = 8
 """Chunks without gain after which training under noise ends: where there is none, nothing is gained."""
 
+_overall = eqx.filter_jit(moments_over_rows)
 _NOISY = NoisyLikelihood(_SAMPLES)
 _HELD_OUT = HeldOutBound(NoisyLikelihood(16))
 
@@ -147,17 +149,7 @@ def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: 
 def _as_variational(system: NoisyFlow | None, data: Dataset, key: Key) -> VariationalModel:
     if system is None:
         raise ValueError("there is no model before training under noise")
-    return system.as_variational(_overall(system, data), system.teacher.features.center)
-
-
-@eqx.filter_jit
-def _overall(system: NoisyFlow, data: Dataset) -> Array:
-    """Mean and variance of the sources over all rows, from their priors."""
-    prior = system.flow.prior(data.u)  # type: ignore[misc]
-    weight = jnp.ones(len(data.x), data.x.dtype) if data.weight is None else data.weight
-    share = (weight / weight.sum())[:, None]
-    mean = (share * prior.mean).sum(0)
-    return jnp.stack([mean, (share * (prior.variance + (prior.mean - mean) ** 2)).sum(0)])
+    return system.as_variational(_overall(system.flow.prior, data), system.teacher.features.center)  # type: ignore[arg-type]
 
 
 def allowed(observation: object, n_components: int, n_columns: int, n_rows: int, linear: bool) -> bool:
