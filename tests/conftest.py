@@ -16,8 +16,8 @@ import pytest
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Three quarters of the time that tests take is LLVM's, optimising programs that run for a moment.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Three quarters of the time that tests take is the compiler's, optimising programs that run for a moment.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 
 @dataclass(frozen=True)

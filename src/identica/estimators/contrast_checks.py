@@ -1,9 +1,9 @@
 """What contrastive methods assume, checked on rows: contexts matter; the past is not Gaussian."""
 
-import equinox as eqx
 import numpy as np
 from scipy.stats import norm, rankdata
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.models import ContrastiveModel
 from identica.objectives.contrastive import ContrastiveCrossEntropy
@@ -82,7 +82,7 @@ def departure_from_gaussian(now: FloatArray, before: FloatArray) -> FloatArray:
     return np.maximum(np.abs(kurtosis), np.abs(squares))
 
 
-@eqx.filter_jit
+@compiled
 def _log_odds(
     model: ContrastiveModel, objective: ContrastiveCrossEntropy, data: Dataset
 ) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import expm
 
+from identica.compilation import compiled
 from identica.conditionals import Features, NetworkMap, Table, averaged_statistics
 from identica.data import Dataset
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
@@ -232,12 +233,12 @@ def past_critic(h: FloatArray, data: Dataset, key: Key) -> Critic:
     )
 
 
-@eqx.filter_jit
+@compiled
 def _features(encoder: FeatureNetwork, x: Array) -> Array:
     return encoder(x)
 
 
-@eqx.filter_jit
+@compiled
 def _segment_moments(
     family: ExponentialFamily, h: Array, codes: Array, weight: Array | None, n_segments: int
 ) -> Array:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import Table
 from identica.data import Dataset
 from identica.errors import DataError, DataWarning
@@ -135,6 +136,6 @@ class ContrastiveEstimator(DeterministicEstimator):
         return values
 
 
-@eqx.filter_jit
+@compiled
 def _rows(model: ContrastiveModel, objective: ContrastiveCrossEntropy, data: Dataset, block: int) -> Array:
     return objective.rows(model, data, block)

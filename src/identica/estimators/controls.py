@@ -2,13 +2,13 @@
 
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import expm
 from sklearn.utils.validation import check_is_fitted
 
+from identica.compilation import compiled
 from identica.conditionals import Features
 from identica.conditionals.observations.base import least_squares
 from identica.data import Dataset
@@ -174,11 +174,11 @@ class _First:
         )
 
 
-@eqx.filter_jit
+@compiled
 def _decoded(model: AutoencoderModel, z: Array) -> Array:
     return model.decoded(z)
 
 
-@eqx.filter_jit
+@compiled
 def _errors(model: AutoencoderModel, x: Array) -> Array:
     return model.errors(x)

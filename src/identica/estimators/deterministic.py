@@ -2,9 +2,9 @@
 
 from typing import Any, NoReturn
 
-import equinox as eqx
 import numpy as np
 
+from identica.compilation import compiled
 from identica.estimators.base import SourceEstimator
 from identica.estimators.blocks import apply_in_blocks, precision_of, with_model
 from identica.estimators.exact import as_numpy
@@ -53,6 +53,6 @@ class DeterministicEstimator(SourceEstimator):
         return latents @ weight.T + bias
 
 
-@eqx.filter_jit
+@compiled
 def _latents(model: Any, x: Array) -> Array:
     return model.sources(x)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from identica.compilation import compiled
 from identica.conditionals import ModulatedPrior, Table
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem, SourceEstimator
@@ -243,30 +244,30 @@ def effect_of_u(prior: ModulatedPrior, z: Any, u: np.ndarray, rng: np.random.Gen
     return np.stack([own, np.std(permuted, axis=0, ddof=1)])
 
 
-_segment_prior = eqx.filter_jit(segment_prior)
+_segment_prior = compiled(segment_prior)
 
 
-@eqx.filter_jit
+@compiled
 def _log_prior(prior: ModulatedPrior, z: Any, u: Any) -> Any:
     return prior.family.log_prob(z, prior.natural(u))
 
 
-@eqx.filter_jit
+@compiled
 def _sources(model: FlowModel, x: Any) -> Any:
     return model.sources(x)
 
 
-@eqx.filter_jit
+@compiled
 def _scores(model: FlowModel, z: Any) -> Any:
     return model.scores(z)
 
 
-@eqx.filter_jit
+@compiled
 def _density(model: FlowModel, x: Any, u: Any) -> Any:
     return model.log_marginal(x, u)
 
 
-@eqx.filter_jit
+@compiled
 def _draw(model: FlowModel, u: Any, key: Any) -> Any:
     return model.sample(u, key=key)
 

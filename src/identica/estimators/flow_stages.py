@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from identica.compilation import compiled
 from identica.conditionals import ModulatedPrior, NetworkMap
 from identica.data import Dataset
 from identica.families import Family
@@ -202,7 +202,7 @@ def straighten(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
     return grow(system, data, key, turned=False)
 
 
-@eqx.filter_jit
+@compiled
 def standardised(network: InvertibleNetwork, x: Array) -> InvertibleNetwork:
     """The network whose outputs on rows x (B, n) have mean 0 and variance 1."""
     z, _ = network(x.T)

@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.errors import DataError, Status
 from identica.estimators.base import padded
@@ -324,16 +325,16 @@ class _Start:
         return as_numpy(model)
 
 
-@eqx.filter_jit
+@compiled
 def _m_step(x: Any, responsibilities: Any, covariance: str, floor: float) -> GaussianMixtureModel:
     return GaussianMixtureModel.from_responsibilities(x, responsibilities, covariance=covariance, floor=floor)
 
 
-@eqx.filter_jit
+@compiled
 def _log_joint(model: GaussianMixtureModel, x: Any) -> Any:
     return model.log_joint(x)
 
 
-@eqx.filter_jit
+@compiled
 def _drawn(model: GaussianMixtureModel, n_samples: int, key: Key) -> Any:
     return model.sample(n_samples, key=key)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
 
+from identica.compilation import compiled
 from identica.conditionals.hidden_markov import GaussianStates
 from identica.data import Dataset
 from identica.estimators.flow_stages import (
@@ -132,7 +132,7 @@ def _leave_teacher(grows: bool) -> Prepare:
     return leave
 
 
-@eqx.filter_jit
+@compiled
 def _own(system: TaughtFlow, data: Dataset) -> FlowModel:
     flow = system.flow
     # The prior sets the scale from here on.
@@ -174,7 +174,7 @@ def _window_clusters(data: Dataset, n_states: int, window: int, seed: int) -> np
     return np.repeat(codes, window)[: len(x)]
 
 
-@eqx.filter_jit
+@compiled
 def _states_of(data: Dataset, codes: Array, n_states: int) -> GaussianStates:
     cut = Pieces(data)
     probabilities = jax.nn.one_hot(cut.of(codes), n_states, dtype=data.x.dtype) * cut.weight[..., None]

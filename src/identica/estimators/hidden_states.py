@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from identica.compilation import compiled
 from identica.conditionals import Table
 from identica.conditionals.hidden_markov import HiddenMarkovPrior
 from identica.errors import DataError
@@ -245,28 +245,28 @@ def _most_frequent_first(prior: Any) -> HiddenMarkovPrior:
     return HiddenMarkovPrior(prior.family, table, prior.log_moves[order][:, order])
 
 
-_stationary = eqx.filter_jit(stationary_distribution)
+_stationary = compiled(stationary_distribution)
 
 
-@eqx.filter_jit
+@compiled
 def _emission(model: FlowModel, x: Array) -> tuple[Array, Array]:
     z, log_det = model.latents(x)
     return model.prior.log_emission(z), log_det  # type: ignore[union-attr]
 
 
-@eqx.filter_jit
+@compiled
 def _log_densities(emission: Array, first: Array, prior: HiddenMarkovPrior) -> Array:
     return log_densities(emission[:, None], first[:, None], prior.log_initial, prior.log_transition)[:, 0]
 
 
-@eqx.filter_jit
+@compiled
 def _path(emission: Array, first: Array, prior: HiddenMarkovPrior) -> Array:
     return most_probable_path(emission[:, None], first[:, None], prior.log_initial, prior.log_transition)[
         :, 0
     ]
 
 
-@eqx.filter_jit
+@compiled
 def _probabilities(emission: Array, first: Array, prior: HiddenMarkovPrior) -> Array:
     found = posterior(emission[:, None], first[:, None], prior.log_initial, prior.log_transition)
     return found.probabilities[:, 0]

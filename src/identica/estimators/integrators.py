@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import Decoder, Evidence, GaussianObservation, StudentTObservation
 from identica.conditionals.laplace import LaplaceEncoder
 from identica.errors import DataError
@@ -145,7 +145,7 @@ def _posterior_size(start: LatentVariableModel, x: Array, n: int) -> tuple[float
     return float(np.median(narrowest)), float(np.exp(-np.median(log_det)))
 
 
-@eqx.filter_jit
+@compiled
 def _posterior(start: LatentVariableModel, x: Array, n: int) -> tuple[Array, Array]:
     q = LaplaceEncoder(_decoder(start), n)(Evidence(x, None, start.prior(None)))
     return q.variance, jnp.diagonal(q.factor)

@@ -7,10 +7,10 @@ it. Its inverse is the decoder that a noisy model needs, and where noise is smal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import Features, GaussianObservation
 from identica.conditionals.priors import moments_over_rows
 from identica.data import Dataset
@@ -44,7 +44,7 @@ _FIRST_NOISES = (1e-2, 3e-2, 1e-1, 3e-1)
 _PATIENCE = 8
 """Chunks without gain after which training under noise ends: where there is none, nothing is gained."""
 
-_overall = eqx.filter_jit(moments_over_rows)
+_overall = compiled(moments_over_rows)
 _NOISY = NoisyLikelihood(_SAMPLES)
 _HELD_OUT = HeldOutBound(NoisyLikelihood(16))
 
@@ -139,7 +139,7 @@ class FlowDecoderPlan:
         return GaussianObservation(np.full_like(like, np.log(variance)), self.observation.noise)  # type: ignore[arg-type]
 
 
-@eqx.filter_jit
+@compiled
 def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: int) -> FlowTeacher:
     flow = FlowModel(system.flow.demixer, family)
     prior = segment_prior(flow, on_scores(system, data), n_segments)

@@ -7,9 +7,9 @@ the leading scores, teaches its sources to the encoder, and then competes with t
 from dataclasses import replace
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 
+from identica.compilation import compiled
 from identica.conditionals import Features, ModulatedPrior, averaged_statistics
 from identica.data import Dataset
 from identica.estimators.flow_stages import FlowPlan, affordable_layers
@@ -110,7 +110,7 @@ def on_scores_of(stage: Stage, features: Features, n: int, prefix: str = "flow s
     )
 
 
-@eqx.filter_jit
+@compiled
 def _standardised(teacher: FlowTeacher, x: Array, weight: Array | None) -> FlowTeacher:
     """The teacher with sources of zero mean and unit variance."""
     z = teacher.sources(x)
@@ -122,7 +122,7 @@ def _standardised(teacher: FlowTeacher, x: Array, weight: Array | None) -> FlowT
     return FlowTeacher(teacher.features, type(flow)(demixer, flow.family, flow.prior), teacher.n_components)
 
 
-@eqx.filter_jit
+@compiled
 def _with_prior_of_features(
     classifier: SegmentClassifier, x: Array, u: Array, weight: Array | None
 ) -> SegmentClassifier:

@@ -1,8 +1,8 @@
 """Last part of the recipe of `IVAE` under Gaussian noise: posteriors by Gauss-Newton steps instead of an encoder's."""
 
-import equinox as eqx
 import jax
 
+from identica.compilation import compiled
 from identica.conditionals import Decoder, GaussNewtonPosterior, ProductOfExperts
 from identica.conditionals.priors import moments_over_rows
 from identica.data import Dataset
@@ -16,7 +16,7 @@ _SAMPLES = 3
 """Of each row: where posteriors are precise few are enough."""
 
 TRAINING = WeightedSum(((1.0, RefinedBound(_SAMPLES)), (1.0, PosteriorCrossEntropy())))
-_overall = eqx.filter_jit(moments_over_rows)
+_overall = compiled(moments_over_rows)
 HELD_OUT = HeldOutBound(RefinedBound(16, steps=8, following=0.0))
 
 

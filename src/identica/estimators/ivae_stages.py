@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import expm
 
+from identica.compilation import compiled
 from identica.conditionals import (
     Decoder,
     ModulatedPrior,
@@ -335,7 +335,7 @@ class IVAEPlan:
         return _segment_table(self.family, mean, variance, codes, data.weight, self.start.n_segments)
 
 
-@eqx.filter_jit
+@compiled
 def _segment_table(
     family: ExponentialFamily,
     mean: Array,
@@ -358,12 +358,12 @@ def _with_mean_part(encoder: ProductOfExperts, linear: FloatArray) -> ProductOfE
     return ProductOfExperts(encoder.features, network, encoder.hold, n)
 
 
-@eqx.filter_jit
+@compiled
 def _mean(encoder: ProductOfExperts, x: Array) -> Array:
     return encoder.mean(x)
 
 
-@eqx.filter_jit
+@compiled
 def _posterior(system: VariationalModel, x: Array, u: Array) -> tuple[Array, Array]:
     q = system.posterior(x, u)
     return q.mean, q.covariance_matrix  # type: ignore[return-value]

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
@@ -12,6 +11,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from identica.compilation import compiled
 from identica.conditionals import MixturePrior
 from identica.data import Dataset
 from identica.errors import DataError, Status
@@ -195,7 +195,7 @@ class LinearICA(ExactEstimator):
         self.components_ = total @ to_scores.T
 
 
-@eqx.filter_jit
+@compiled
 def _objective(system: FlowModel, data: Dataset, rows: Dataset, n_segments: int) -> Array:
     # Compiled as a whole: line by line, JAX would compile every operation by itself.
     if n_segments:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import equinox as eqx
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from identica.compilation import compiled
 from identica.conditionals import ConstantPrior, Decoder, Observation
 from identica.conditionals.laplace import LaplaceEncoder
 from identica.data import Dataset
@@ -294,7 +294,7 @@ def _kept(system: LatentVariableModel | None, data: Dataset, key: Key) -> Latent
     return system
 
 
-@eqx.filter_jit
+@compiled
 def _integrals(
     system: LatentVariableModel, rows: Dataset, key: Key, likelihood: MarginalLikelihood
 ) -> tuple[Integral, Integral]:

@@ -3,11 +3,11 @@
 import warnings
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import Features, GaussianObservation
 from identica.data import Dataset
 from identica.errors import DataWarning
@@ -75,7 +75,7 @@ def warn_of_noise(found: NoiseGain, n: int) -> None:
         )
 
 
-@eqx.filter_jit
+@compiled
 def _log_likelihoods(
     model: FlowModel, loading: Array, levels: Array, rows: Dataset, key: Array
 ) -> tuple[Array, Array]:

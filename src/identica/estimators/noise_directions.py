@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import ModulatedPrior, NetworkMap, Table
 from identica.data import Dataset
 from identica.errors import DataError
@@ -119,12 +119,12 @@ def check_number(n: int | None, n_directions: int, n_held_out: int, fewest: int)
         )
 
 
-@eqx.filter_jit
+@compiled
 def _common(system: FlowModel, data: Dataset) -> Array:
     prior = segment_prior(system, data, 1)
     return prior.family.natural_parameters(prior.parameters(jnp.zeros(1, jnp.int32)))[0]
 
 
-@eqx.filter_jit
+@compiled
 def _gain(prior: ModulatedPrior, common: Array, z: Array, u: Array) -> Array:
     return prior.family.log_prob(z, prior.natural(u)) - prior.family.log_prob(z, common)

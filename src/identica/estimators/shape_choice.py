@@ -8,10 +8,10 @@ found, and only where it promises to gain the whole network learns with it.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.errors import NonFiniteError
 from identica.estimators.blocks import apply_in_blocks, with_model
@@ -151,7 +151,7 @@ def _with_x(data: Dataset, x: np.ndarray) -> Dataset:
     return Dataset(jnp.asarray(x), data.u, data.sequence, data.weight)
 
 
-@eqx.filter_jit
+@compiled
 def _latents(system: FlowModel, x: Array) -> Array:
     return system.latents(x)[0]
 

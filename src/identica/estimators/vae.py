@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import GaussianMixturePrior
 from identica.errors import DataError
 from identica.estimators.base import Problem
@@ -314,7 +314,7 @@ def _steps_between_looks(n_rows: int, batch_size: int, max_iter: int) -> int:
     return max(100, min(n_rows // batch_size, max_iter // 20))
 
 
-@eqx.filter_jit
+@compiled
 def _cluster_shares(model: VariationalModel, x: Array, keys: Array) -> Array:
     prior: GaussianMixturePrior = model.model.prior  # type: ignore[assignment]
 

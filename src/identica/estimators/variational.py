@@ -3,13 +3,13 @@
 import warnings
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from identica.compilation import compiled
 from identica.conditionals import (
     CategoricalObservation,
     Conditional,
@@ -308,32 +308,32 @@ def _is_gaussian(prior: Conditional) -> bool:
     )
 
 
-@eqx.filter_jit
+@compiled
 def _moments(model: VariationalModel, x: Array, u: Array | None) -> tuple[Array, Array]:
     q = model.posterior(x, u)
     return q.mean, q.variance  # type: ignore[return-value]
 
 
-@eqx.filter_jit
+@compiled
 def _moments_alone(model: VariationalModel, x: Array, u: None) -> tuple[Array, Array]:
     return moments_without_u(model, x)
 
 
-@eqx.filter_jit
+@compiled
 def _weighted(model: VariationalModel, x: Array, u: Array | None, keys: Array) -> tuple[Array, Array]:
     if u is None:
         return weighted_moments_without_u(model, x, jax.random.wrap_key_data(keys))
     return weighted_moments(model, x, u)
 
 
-@eqx.filter_jit
+@compiled
 def _weighted_draws(model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Array:
     if u is None:
         return weighted_samples_without_u(model, x, jax.random.wrap_key_data(keys), count)
     return weighted_samples(model, x, u, jax.random.wrap_key_data(keys), count)
 
 
-@eqx.filter_jit
+@compiled
 def _samples(model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Array:
     def one(row: Dataset, key: Array) -> Array:
         q = model.posterior(row.x[None], None if row.u is None else row.u[None])
@@ -342,12 +342,12 @@ def _samples(model: VariationalModel, x: Array, u: Array | None, keys: Array, co
     return jax.vmap(one)(Dataset(x, u), keys)
 
 
-@eqx.filter_jit
+@compiled
 def _samples_alone(model: VariationalModel, x: Array, u: None, keys: Array, count: int) -> Array:
     return samples_without_u(model, x, jax.random.wrap_key_data(keys), count)
 
 
-@eqx.filter_jit
+@compiled
 def row_bounds(
     model: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, reduction: Mean | LogMeanExp
 ) -> Array:
@@ -362,7 +362,7 @@ def row_bounds(
     return jax.lax.map(one, (Dataset(x, u), keys), batch_size=64)
 
 
-@eqx.filter_jit
+@compiled
 def _log_weights_alone(
     model: VariationalModel, x: Array, u: None, keys: Array, count: int, reduction: Mean | LogMeanExp
 ) -> Array:
@@ -370,11 +370,11 @@ def _log_weights_alone(
     return reduction(weights.T)
 
 
-@eqx.filter_jit
+@compiled
 def _decoded(model: VariationalModel, z: Array) -> Array:
     return model.model.likelihood.mean(z)  # type: ignore[attr-defined]
 
 
-@eqx.filter_jit
+@compiled
 def _drawn(model: VariationalModel, u: Array | None, key: Key, n_rows: int) -> tuple[Array, Array]:
     return model.model.sample(None if u is None else jnp.asarray(u), key=key, n_rows=n_rows)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.conditionals import ConstantPrior, Decoder, GaussianObservation, Observation
 from identica.conditionals.per_row import Nodes, PerRow, PerRowEncoder
 from identica.data import Dataset
@@ -304,6 +304,6 @@ def _as_nodes(nodes: WeightedNodes, n: int, dtype: Any) -> Nodes:
     return as_numpy(Nodes(points, jnp.exp(log_shares)))
 
 
-@eqx.filter_jit
+@compiled
 def _starting_rows(model: LatentVariableModel, x: jax.Array, n: int) -> PerRow:
     return starting_rows(model, x, n)

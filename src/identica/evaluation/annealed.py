@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.errors import DataError
 from identica.evaluation.importance import Weighed, weigh
@@ -84,7 +84,7 @@ class Annealing:
         return (curve - curve[0]) / (curve[-1] - curve[0])
 
 
-@eqx.filter_jit
+@compiled
 def annealed(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, annealing: Annealing
 ) -> Weighed:
@@ -118,7 +118,7 @@ def annealed(
     return over_rows(one, system, Dataset(x, u), keys)
 
 
-@eqx.filter_jit
+@compiled
 def reverse_annealed(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, z: Array, annealing: Annealing
 ) -> Weighed:

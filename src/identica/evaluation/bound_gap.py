@@ -3,10 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.descent import descend
 from identica.errors import DataError
@@ -38,7 +38,7 @@ class Fitted(NamedTuple):
     converged: Array
 
 
-@eqx.filter_jit
+@compiled
 def fitted_bound(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, full: bool, steps: int
 ) -> Fitted:
@@ -132,7 +132,7 @@ class Parts(NamedTuple):
     bound: tuple[Array, Array]
 
 
-@eqx.filter_jit
+@compiled
 def bound_parts(system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int) -> Parts:
     """The terms of the bound of each row, by `count` samples of q for each; arguments as `fitted_bound`."""
 

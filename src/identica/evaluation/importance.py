@@ -3,10 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from identica.compilation import compiled
 from identica.data import Dataset
 from identica.evaluation.pareto import pareto_k
 from identica.evaluation.target import Proposal, Target, over_rows
@@ -48,7 +48,7 @@ def weigh(logs: Array) -> Weighed:
     return Weighed(value, variance, effective, pareto_k(logs))
 
 
-@eqx.filter_jit
+@compiled
 def importance(
     system: VariationalModel,
     x: Array,
@@ -80,7 +80,7 @@ def importance(
     )  # fmt: skip
 
 
-@eqx.filter_jit
+@compiled
 def evidence_lower_bound(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int
 ) -> Weighed:
@@ -94,7 +94,7 @@ def evidence_lower_bound(
     return over_rows(one, system, Dataset(x, u), keys)
 
 
-@eqx.filter_jit
+@compiled
 def importance_upper(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, z: Array, count: int
 ) -> Weighed:
@@ -120,7 +120,7 @@ def importance_upper(
     return over_rows(one, system, Dataset(x, u), keys, z)
 
 
-@eqx.filter_jit
+@compiled
 def thermodynamic_bounds(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, n_steps: int
 ) -> tuple[Array, Array]:

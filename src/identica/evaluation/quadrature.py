@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from identica.compilation import compiled
 from identica.conditionals.small_matrices import cholesky_with_inverse
 from identica.data import Dataset
 from identica.evaluation.importance import Weighed, weigh
@@ -21,7 +21,7 @@ RANDOMISATIONS = 8
 """Independent randomisations from which the error of quasi-Monte Carlo is taken."""
 
 
-@eqx.filter_jit
+@compiled
 def gauss_hermite(system: VariationalModel, x: Array, u: Array | None, keys: Array, order: int) -> Weighed:
     """log p(x|u) by a tensor grid of Gauss-Hermite nodes adapted to each row.
 
@@ -58,7 +58,7 @@ def gauss_hermite(system: VariationalModel, x: Array, u: Array | None, keys: Arr
     return over_rows(one, system, Dataset(x, u), keys)
 
 
-@eqx.filter_jit
+@compiled
 def quasi_monte_carlo(
     system: VariationalModel, x: Array, u: Array | None, keys: Array, count: int, proposal: Proposal
 ) -> Weighed:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled
 from identica.networks.determinant import log_abs_det
 from identica.networks.monotone import MonotoneHinges
 from identica.random import host_rng
@@ -171,7 +172,7 @@ class InvertibleNetwork(eqx.Module):
         return _with_layer(self, x, jnp.asarray(rotation, x.dtype), function)
 
 
-@eqx.filter_jit
+@compiled
 def _with_layer(
     network: InvertibleNetwork, x: Array, rotation: Array, function: MonotoneHinges
 ) -> InvertibleNetwork:

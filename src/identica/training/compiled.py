@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from identica.compilation import compiled, compiled_loop
 from identica.data import Dataset
 from identica.training.population import picked, stacked, strongly_typed
 from identica.training.solvers import EM, LBFGS, Solver, StepSolver
@@ -17,7 +18,7 @@ from identica.training.stage import Evaluate, Objective
 from identica.typing import Array, Key, PyTree
 
 
-@eqx.filter_jit
+@compiled
 def wrap(data: Dataset, batch_size: int) -> Dataset:
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:batch_size]]), data)
 
@@ -28,7 +29,7 @@ def init_solver(arrays: PyTree, solver: Solver) -> PyTree:
     return _init_step_solver(arrays, solver)
 
 
-@eqx.filter_jit
+@compiled
 def _init_step_solver(arrays: PyTree, solver: StepSolver) -> PyTree:
     return strongly_typed(jax.vmap(solver.init)(arrays))
 
@@ -67,7 +68,7 @@ def minimize(
     return stacked(done), np.asarray(losses)
 
 
-@eqx.filter_jit
+@compiled_loop
 def _value_and_gradient(
     arrays: PyTree, data: Dataset, key: Key, static: PyTree, objective: Objective
 ) -> tuple[Array, PyTree]:
@@ -96,7 +97,7 @@ def iterate(
     )
 
 
-@eqx.filter_jit
+@compiled_loop
 def _updated(
     arrays: PyTree, data: Dataset, previous: Array, iterations: Array, static: PyTree, solver: EM
 ) -> tuple[PyTree, Array, Array]:
@@ -173,7 +174,7 @@ def in_threads(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return list(pool.map(in_thread, items))
 
 
-@eqx.filter_jit
+@compiled_loop
 def _train_group(
     arrays: PyTree,
     solver_state: PyTree,
@@ -213,7 +214,7 @@ def _train_group(
     return arrays, solver_state, total / count
 
 
-@eqx.filter_jit
+@compiled
 def _evaluate_one(
     arrays: PyTree, fit_data: Dataset, held_out: Dataset, key: Key, static: PyTree, evaluate: Evaluate
 ) -> Array:

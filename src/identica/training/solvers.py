@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+from jax.flatten_util import ravel_pytree
 
 from identica.data import Dataset
 from identica.typing import Array, PyTree
@@ -66,19 +67,23 @@ class Adam(StepSolver):
         return self.rate * jnp.where(index < warmup, rising, falling)
 
     def init(self, params: PyTree) -> PyTree:
-        return self._transform.init(params)
+        return self._transform.init(ravel_pytree(params)[0])
 
     def step(
         self, loss: Callable[[PyTree], Array], params: PyTree, state: PyTree, index: Array, steps: Array
     ) -> tuple[PyTree, PyTree, Array, Array]:
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, new_state = self._transform.update(gradient, state, params)
+        value, gradients = jax.value_and_grad(loss)(params)
+        # One long vector: an array at a time, half of what is compiled would be the optimiser.
+        vector, unravel = ravel_pytree(params)
+        gradient, _ = ravel_pytree(gradients)
+        updates, new_state = self._transform.update(gradient, state)
+        update = jnp.asarray(updates)  # type: ignore[arg-type]
         rate = self.rate_at(index, steps)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient @ gradient)
         # A step that is not finite is skipped whole: neither parameters nor moments take it in.
         keep = lambda new, old: jnp.where(finite, new, old)
-        move = lambda p, update: jnp.where(finite, p - (rate * update).astype(p.dtype), p)
-        return jax.tree.map(move, params, updates), jax.tree.map(keep, new_state, state), value, finite
+        moved = jnp.where(finite, vector - (rate * update).astype(vector.dtype), vector)
+        return unravel(moved), jax.tree.map(keep, new_state, state), value, finite
 
 
 @dataclass(frozen=True)

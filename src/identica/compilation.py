@@ -1,0 +1,73 @@
+"""How programs are compiled: what runs a few times must be ready soon, what trains may take a little longer.
+
+With its defaults XLA's CPU compiler takes longer over a first fit of usual size than the fit then runs. Optimisation
+level 1 takes a quarter less and costs no time later. Without the fusion emitters half of the rest is gone, but where
+elementwise functions are most of the work a program is slower (a flow trained a third slower), hence not in
+training loops. `benchmarks/compiling.py` measures all this.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import equinox as eqx
+import jax
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SOON: dict[str, bool | int] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+_OFTEN: dict[str, bool | int] = {"xla_backend_optimization_level": 1}
+
+
+def compiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile at the first call with arrays of some shapes, quickly: for what runs a few times.
+
+    Like `equinox.filter_jit`, whose rules hold: arrays are traced, everything else must be hashable.
+    """
+    return _Compiled(function, _SOON)
+
+
+def compiled_loop(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile at the first call with arrays of some shapes: for loops that train."""
+    return _Compiled(function, _OFTEN)
+
+
+class _Compiled:
+    """A function that is compiled with options of the backend, which is not asked for before the first call."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, bool | int]):
+        self._function, self._options = function, options
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted(*args, **kwargs)
+
+    @functools.cached_property
+    def _jitted(self) -> Callable[..., Any]:
+        options = _understood(tuple(self._options.items()))
+        return eqx.filter_jit(self._function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+
+
+@functools.cache
+def _understood(options: tuple[tuple[str, bool | int], ...]) -> dict[str, bool | int] | None:
+    """Those that the user has not set in XLA_FLAGS and that this version of the CPU backend knows; None on others.
+
+    They change how long compiling takes and nothing else, so one that a later version has dropped is no error.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options if name not in flags and _known(name, value)} or None
+
+
+@functools.cache
+def _known(name: str, value: bool | int) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+    except (RuntimeError, ValueError) as error:  # XLA's own errors are RuntimeErrors
+        if name in str(error) or "compile option" in str(error).lower():
+            return False
+        raise
+    return True

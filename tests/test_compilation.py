@@ -1,0 +1,54 @@
+"""Compiled functions give what the plain ones give, and options of the compiler are the user's where he sets them."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from identica import compilation
+from identica.compilation import compiled, compiled_loop
+
+
+@pytest.mark.parametrize("decorate", [compiled, compiled_loop])
+def test_results_are_those_of_the_plain_function_and_one_shape_is_traced_once(decorate):
+    traced = []
+
+    def plain(x, power, *, shift):
+        traced.append(x.shape)
+        return jnp.sin(x) ** power + shift
+
+    fast = decorate(plain)
+    x = jnp.linspace(0.0, 1.0, 7)
+    for _ in range(2):
+        np.testing.assert_allclose(fast(x, 2, shift=x), np.sin(x) ** 2 + np.asarray(x), rtol=1e-6)
+    assert traced == [(7,)]
+    assert fast.__name__ == "plain"
+
+
+def test_options_that_the_user_sets_are_left_to_him(monkeypatch):
+    compilation._understood.cache_clear()
+    options = tuple(compilation._SOON.items())
+    monkeypatch.setenv("XLA_FLAGS", "")
+    expected = dict(options) if jax.default_backend() == "cpu" else None
+    assert compilation._understood(options) == expected
+    compilation._understood.cache_clear()
+    monkeypatch.setenv("XLA_FLAGS", " ".join(f"--{name}=3" for name, _ in options))
+    assert compilation._understood(options) is None
+    compilation._understood.cache_clear()
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out():
+    assert not compilation._known("xla_no_such_option_exists", True)
+
+
+def test_importing_asks_for_no_backend():
+    code = (
+        "import identica, identica.training.compiled\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
