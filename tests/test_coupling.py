@@ -34,6 +34,16 @@ def test_the_log_determinant_is_that_of_the_jacobian_and_the_inverse_undoes(n):
     assert (changed > 0.1).all(), "every component is changed"
 
 
+def test_far_from_all_rows_the_map_is_affine():
+    """So a new row outside of what was fitted goes no further than in proportion."""
+    with jax.enable_x64(True):
+        stack = jax.tree.map(lambda a: np.asarray(a, np.float64), strong(2, count=1))
+        direction = np.random.default_rng(2).standard_normal((2, 10))
+        near, middle, far = (np.asarray(eqx.filter_jit(stack)(r * direction)[0]) for r in (2e6, 3e6, 4e6))
+    np.testing.assert_allclose(near + far, 2 * middle, rtol=1e-6, atol=1e-6 * np.abs(far).max())
+    assert np.abs(far - near).max() > 1e6
+
+
 def test_a_new_stack_is_nearly_the_identity_and_one_out_of_use_is_it():
     z = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
     value, log_det = eqx.filter_jit(lambda s, z: s(z))(

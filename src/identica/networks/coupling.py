@@ -13,14 +13,17 @@ from identica.networks.invertible import AffineMap, InvertibleNetwork, random_or
 from identica.networks.multilayer_perceptron import MultilayerPerceptron
 from identica.typing import Array, Key
 
+_BORDER = 5.0
+"""Where the inputs of couplings saturate; latents have about unit variance."""
+
 
 class CouplingStack(eqx.Module):
     """K affine couplings in turn: b ↦ b · exp s(a) + t(a), with (a, b) the two halves of z.
 
     Equation (7) of Dinh, Sohl-Dickstein, Bengio (2017), *Density estimation using Real NVP*, with the
-    log-scale kept within ±2. A linear map comes before each coupling, a random rotation at first and
-    learned from there on (as the 1 × 1 convolutions of Kingma, Dhariwal, 2018), so that every coupling halves
-    the space in another way; one more after the last turns everything back.
+    log-scale kept within ±2, and a squashed to ±5 for s and t. A linear map comes before each coupling, a random
+    rotation at first and learned from there on (as the 1 × 1 convolutions of Kingma, Dhariwal, 2018), so that every
+    coupling halves the space in another way; one more after the last turns everything back.
 
     Attributes
     ----------
@@ -101,7 +104,9 @@ class CouplingStack(eqx.Module):
 
 
 def _scale_and_shift(network: MultilayerPerceptron, a: Array) -> tuple[Array, Array]:
-    raw, shift = jnp.split(network(a.T).T, 2)
+    # Beyond where rows are, networks say what they say at the border: twelve couplings that feed on each other's
+    # extrapolations sent one new row of four thousand a thousand standard deviations away.
+    raw, shift = jnp.split(network(_BORDER * jnp.tanh(a.T / _BORDER)).T, 2)
     return 2.0 * jnp.tanh(0.5 * raw), shift
 
 
