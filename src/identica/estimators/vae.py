@@ -96,7 +96,8 @@ class VAE(VariationalEstimator):
         Of hidden units; None takes ``"leaky_relu"`` with a mixture prior, for which theory asks, else ``"silu"``.
     shortcut : bool
         Whether networks have a linear map beside their hidden layers, which starts at principal components.
-        False gives plain networks with random weights, as most published models are.
+        False gives plain networks, as most published models are; their hidden layers start at random, and their last
+        ones as near to principal components as these allow.
     max_iter : int
         Optimiser steps.
     batch_size : int or None

@@ -1,4 +1,4 @@
-"""First autoencoders of `VAE`: principal components with small networks beside them, or plain random networks."""
+"""First autoencoders of `VAE`: principal components, with small networks beside them or learned by plain ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,13 @@ _FIRST_NOISE = 0.05
 """Added to the first noise variance, in units of the standardised columns: a network that starts
 almost without noise stays near the linear map, 1.2 nats per row short on Figure 1."""
 
+_LOG_VARIANCE = -2.0
+"""Of the first posteriors."""
+
+_FITTED_ROWS, _RIDGE = 4096, 0.1
+"""Rows on which plain networks first learn to compute principal components, and the ridge of their last layers, as
+a share of the mean variance of hidden units."""
+
 
 @dataclass(frozen=True)
 class FirstAutoencoder:
@@ -42,11 +49,14 @@ class FirstAutoencoder:
     activation : str
     n_components : int
     weight, bias : arrays (n, outputs) and (outputs,)
-        Linear decoder of the scores; weight is 0 without a shortcut.
+        Linear decoder of the scores.
     scores : (N, n)
         Latents of the linear start, in which the clusters of a mixture are found.
+    inputs : (at most 4096, r)
+        Features of the first rows.
     shortcut : bool
-        Whether networks have a linear map beside their hidden layers.
+        Whether networks have a linear map beside their hidden layers. Without it their hidden layers are random, and
+        their last ones fitted to what the linear map would say.
     n_clusters : int
         Parts of a Gaussian mixture as prior; 0 for N(0, I).
     """
@@ -59,6 +69,7 @@ class FirstAutoencoder:
     weight: FloatArray
     bias: FloatArray
     scores: FloatArray
+    inputs: FloatArray
     shortcut: bool
     n_clusters: int
 
@@ -81,9 +92,7 @@ class FirstAutoencoder:
         linear = encoder_features(x, n, encoding=encoding, sizes=sizes, dtype=dtype)
         scores = np.asarray(linear(jnp.asarray(x, dtype)), np.float64)[:, :n]
         features = linear if shortcut else _centred(x, encoding, sizes, dtype)
-        weight, bias, observation = observation.linear_start(
-            scores if shortcut else np.zeros_like(scores), x, extra_variance=_FIRST_NOISE
-        )
+        weight, bias, observation = observation.linear_start(scores, x, extra_variance=_FIRST_NOISE)
         return cls(
             features,
             observation,
@@ -93,6 +102,7 @@ class FirstAutoencoder:
             weight.astype(dtype),
             bias.astype(dtype),
             scores,
+            np.asarray(features(jnp.asarray(x[:_FITTED_ROWS], dtype))),
             shortcut,
             n_clusters,
         )
@@ -110,11 +120,13 @@ class FirstAutoencoder:
                 decoder = decoder.with_linear_part(self.weight, self.bias)  # type: ignore[arg-type]
                 linear = np.zeros((inputs, 2 * n), self.weight.dtype)
                 linear[:n, :n] = np.eye(n)
-                log_variance = np.repeat([0.0, -2.0], n).astype(self.weight.dtype)
+                log_variance = np.repeat([0.0, _LOG_VARIANCE], n).astype(self.weight.dtype)
                 encoder = encoder.with_linear_part(linear, log_variance)  # type: ignore[arg-type]
             else:
-                biases = (*decoder.biases[:-1], self.bias)
-                decoder = MultilayerPerceptron(decoder.weights, biases, None, self.activation)  # type: ignore[arg-type]
+                scores = self.scores[:_FITTED_ROWS]
+                decoder = decoder.with_last_layer_fitted(scores, scores @ self.weight + self.bias, _RIDGE)
+                posterior = np.concatenate([scores, np.full_like(scores, _LOG_VARIANCE)], axis=1)
+                encoder = encoder.with_last_layer_fitted(self.inputs, posterior, _RIDGE)
             model = LatentVariableModel(self._prior(prior_key), Decoder(decoder, self.observation))
             return VariationalModel(model, DiagonalEncoder(self.features, encoder))
 

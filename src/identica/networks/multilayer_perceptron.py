@@ -10,7 +10,7 @@ import numpy as np
 
 from identica.errors import DataError
 from identica.random import host_rng
-from identica.typing import Array, Key
+from identica.typing import Array, FloatArray, Key
 
 
 def _kinked_and_saturating(h: Array) -> Array:
@@ -112,12 +112,42 @@ class MultilayerPerceptron(eqx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(…, inputs) to (…, outputs)."""
-        activate = ACTIVATIONS[self.activation]
-        hidden = x
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = activate(hidden @ weight + bias)
-        out = hidden @ self.weights[-1] + self.biases[-1]
+        out = self._hidden(x) @ self.weights[-1] + self.biases[-1]
         return out if self.shortcut is None else out + x @ self.shortcut
+
+    def _hidden(self, x: Array) -> Array:
+        """What the last layer sees."""
+        activate = ACTIVATIONS[self.activation]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = activate(x @ weight + bias)
+        return x
+
+    def with_last_layer_fitted(self, x: FloatArray, y: FloatArray, ridge: float) -> "MultilayerPerceptron":
+        """The network without shortcut whose last layer predicts y (N, outputs) from x (N, inputs) by ridge regression.
+
+        Random hidden layers and a fitted last one begin a network near any map that is given by examples. Runs
+        on the host, once.
+
+        Parameters
+        ----------
+        x, y : (N, inputs) and (N, outputs)
+        ridge : float
+            Added to the variances of hidden units, as a share of their mean.
+        """
+        dtype = np.asarray(self.biases[-1]).dtype
+        hidden = np.asarray(self._hidden(jnp.asarray(x, dtype)), np.float64)
+        center, level = hidden.mean(axis=0), y.mean(axis=0)
+        centred = hidden - center
+        covariance = centred.T @ centred / len(x)
+        scale = ridge * max(float(np.diagonal(covariance).mean()), np.finfo(np.float64).tiny)
+        weight = np.linalg.solve(
+            covariance + scale * np.eye(len(covariance)), centred.T @ (y - level) / len(x)
+        )
+        last = (
+            (*self.weights[:-1], weight.astype(dtype)),
+            (*self.biases[:-1], (level - center @ weight).astype(dtype)),
+        )
+        return MultilayerPerceptron(*last, None, self.activation)  # type: ignore[arg-type]
 
     def followed_by(self, weight: Array, bias: Array | float = 0.0) -> "MultilayerPerceptron":
         """The network with y ↦ y · weight + bias merged into its last layer."""
