@@ -227,7 +227,7 @@ def test_restarts_agree_within_a_stated_tolerance():
     def records(*values):
         return [{"seed": i, "held_out": v, "status": ""} for i, v in enumerate(values)]
 
-    assert statements.restarts(records(1.0, 1.019, 1.021, None), 2).value == "2 of 4"
+    assert statements.restarts(records(1.0, 1.039, 1.041, None), 2).value == "2 of 4"
     assert statements.restarts(records(1.0, 2.0), 2).verdict == "warning"
     assert statements.restarts(records(1.0), 2).verdict == "info"
     assert statements.restarts([], 2) is None

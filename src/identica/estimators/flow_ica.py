@@ -17,6 +17,7 @@ from identica.estimators.flow_stages import (
     affordable_layers,
     affordable_refinement,
 )
+from identica.estimators.growth_rounds import fit_in_rounds
 from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
 from identica.estimators.hidden_states import HiddenStateEstimator
 from identica.estimators.noise_check import JUDGED_ROWS as NOISE_ROWS
@@ -106,7 +107,8 @@ class FlowICA(HiddenStateEstimator):
     max_iter : int
         Optimiser steps over all stages of growth; refinement and polish come on top, in proportion.
     n_restarts : int
-        Networks trained side by side.
+        Networks trained side by side. Where one of four or more stands alone with the best optimum, as many begin anew,
+        up to twice: few mixtures need that, and on those the first round seldom has the best.
     validation_fraction : float
         Share of rows, drawn within segments, held out for choosing restarts; 0 fits on every row.
     outlier_threshold : float or None
@@ -293,14 +295,20 @@ class FlowICA(HiddenStateEstimator):
     ) -> Fit:
         callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
         if not self._chooses_shape(problem):
-            return super()._train(problem, checkpoint, callbacks)
-        first = super()._train(
+            return self._grow(problem, checkpoint, callbacks)
+        first = self._grow(
             problem, checkpoint, [within(callback, 0.0, FIRST_SHARE) for callback in callbacks]
         )
         if first.status is Status.STOPPED:
             return first
         choice = ShapeChoice(problem.n_segments, self.max_iter, problem.data, problem.held_out, self.seed_)  # type: ignore[arg-type]
         return choice.better(first, callbacks, checkpoint)
+
+    def _grow(self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback]) -> Fit:
+        plan = self._plan(problem)
+        if not isinstance(plan, FlowPlan):
+            return super()._train(problem, checkpoint, callbacks)
+        return fit_in_rounds(plan, problem.data, problem.held_out, self.seed_, callbacks, checkpoint)
 
     def _chooses_shape(self, problem: Problem) -> bool:
         """Whether a learned base measure is tried after the learned power; few rows determine none."""

@@ -23,7 +23,7 @@ from identica.training import LBFGS, Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
-from identica.training.stage import Evaluate, Prepare, unchanged
+from identica.training.stage import Evaluate, Objective, Prepare, unchanged
 from identica.typing import Array, Key
 
 GROWTH_ROWS = 2048
@@ -35,6 +35,13 @@ ROWS_PER_SEGMENT = 50
 
 POLISHED_ROWS, _POLISHED_VALUES = 2**16, 2**21
 """Most rows of the polish, whose every iteration runs over all of them, and most values."""
+
+GROWTH = Adam(rate=4e-2, b2=0.99, clip=50.0)
+"""Where few restarts find the optimum, half this rate found it in one of twenty, this one in one of three."""
+
+FIRST_DEPTH = 3
+"""Linear maps of the first networks. From two, later layers rarely undid what the first had settled on; from full depth
+on, most restarts stay in poor optima."""
 
 _SHARES = {1: 4, 2: 4, 3: 5}
 _LATER_SHARE = 8
@@ -77,8 +84,9 @@ class FlowPlan:
         How many are tried on the winner; 0 tries none.
     batch_size : int
         Rows per step.
-    first_depth : int
-        Layers of the first networks; ``n_layers`` trains the full depth from the start.
+    first_depth : int or None
+        Layers of the first networks; None takes three, or fewer so that a layer is left to grow, and ``n_layers``
+        trains the full depth from the start.
     """
 
     n_layers: int
@@ -90,47 +98,68 @@ class FlowPlan:
     held_out: Dataset | None = None
     couplings: int = 0
     batch_size: int = BATCH_SIZE
-    first_depth: int = 2
+    first_depth: int | None = None
 
     def stages(self) -> list[Stage]:
-        """Growth from two layers (one if the final network is linear) to the last, then the polish."""
-        if self.n_segments:
-            objective, evaluate = ProfileLikelihood(self.n_segments), HeldOutProfile(self.n_segments)
-        else:
-            objective, evaluate = ExactLikelihood(), HeldOutLikelihood()
-        depths = list(range(min(self.first_depth, self.n_layers), self.n_layers + 1))
-        shares = [_SHARES.get(depth, _LATER_SHARE) for depth in depths]
+        """Growth, and what follows on the best network."""
+        return [*self.growth(), *self.finish()]
+
+    def growth(self) -> list[Stage]:
+        """From the first depth to the last, in several restarts."""
+        objective, evaluate = self._likelihood()
+        depths = self.depths()
         stages = []
-        for depth, share in zip(depths, shares, strict=True):
+        for depth, steps in zip(depths, steps_by_depth(depths, self.max_iter), strict=True):
             last = depth == self.n_layers
             # Pruning earlier hurts: held-out likelihood of shallow networks does not rank restarts.
             keep = 1 if last else self.restarts if depth < self.n_layers - 1 else -(-self.restarts // 2)
             stages.append(
                 Stage(
-                    name=f"{depth} layer{'s' if depth > 1 else ''}",
+                    name=layers(depth),
                     prepare=self._create if depth == depths[0] else straighten if last else grow,
                     objective=objective,
                     evaluate=evaluate,
-                    solver=Adam(rate=2e-2, b2=0.99, clip=5.0),
-                    steps=max(1, round(self.max_iter * share / sum(shares))),
+                    solver=GROWTH,
+                    steps=steps,
                     restarts=self.restarts,
                     keep=keep,
                     batch_size=self.batch_size,
                 )
             )
-        settled = self._decided(evaluate) if self.couplings else unchanged
-        if self.couplings:
-            steps = max(1, round(self.max_iter * _REFINEMENT))
-            adam = Adam(rate=1e-2, b2=0.99, clip=5.0)
-            refinement = Stage(
-                "refinement", self._refine, objective, evaluate, adam, steps, patience=_PATIENCE
-            )
-            stages.append(replace(refinement, batch_size=self.batch_size))
-        polish = max(1, round(self.max_iter * _POLISH))
-        last = Stage("polish", settled, objective, evaluate, LBFGS(), polish, chunk=50)
-        rows = min(POLISHED_ROWS, _POLISHED_VALUES // self.n_components)
-        stages.append(replace(last, batch_size=rows))
         return stages
+
+    def finish(self, grown: FlowModel | None = None) -> list[Stage]:
+        """Couplings on the best network where they help, then the polish; ``grown`` is it if it was grown elsewhere."""
+        objective, evaluate = self._likelihood()
+        begin: Prepare = unchanged if grown is None else lambda *_: grown
+        polish = max(1, round(self.max_iter * _POLISH))
+        rows = min(POLISHED_ROWS, _POLISHED_VALUES // self.n_components)
+        last = Stage("polish", begin, objective, evaluate, LBFGS(), polish, batch_size=rows, chunk=50)
+        if not self.couplings:
+            return [last]
+        refinement = Stage(
+            "refinement",
+            lambda system, data, key: self._refine(begin(system, data, key), data, key),
+            objective,
+            evaluate,
+            Adam(rate=1e-2, b2=0.99, clip=5.0),
+            max(1, round(self.max_iter * _REFINEMENT)),
+            batch_size=self.batch_size,
+            patience=_PATIENCE,
+        )
+        return [refinement, replace(last, prepare=self._decided(evaluate))]
+
+    def depths(self) -> list[int]:
+        """Layers of the networks of each stage of growth."""
+        first = self.first_depth
+        if first is None:
+            first = min(FIRST_DEPTH, max(2, self.n_layers - 1))
+        return list(range(min(first, self.n_layers), self.n_layers + 1))
+
+    def _likelihood(self) -> tuple[Objective, Evaluate]:
+        if self.n_segments:
+            return ProfileLikelihood(self.n_segments), HeldOutProfile(self.n_segments)
+        return ExactLikelihood(), HeldOutLikelihood()
 
     def _decided(self, evaluate: Evaluate) -> Prepare:
         """``prepare`` that drops the couplings unless held-out rows gain from them.
@@ -166,10 +195,22 @@ class FlowPlan:
     def _create(self) -> Callable[[FlowModel | None, Dataset, Key], FlowModel]:
         def create(system: FlowModel | None, data: Dataset, key: Key) -> FlowModel:
             examples = None if self.n_segments else data.u[:GROWTH_ROWS]
-            depth = min(self.first_depth, self.n_layers)
-            return _random_flow(self.n_components, depth, self.n_layers, self.family, examples, key)
+            return _random_flow(
+                self.n_components, self.depths()[0], self.n_layers, self.family, examples, key
+            )
 
         return create
+
+
+def layers(depth: int) -> str:
+    """Name of the stage of a depth."""
+    return f"{depth} layer{'s' if depth > 1 else ''}"
+
+
+def steps_by_depth(depths: list[int], total: int) -> list[int]:
+    """Steps of each stage of growth."""
+    shares = [_SHARES.get(depth, _LATER_SHARE) for depth in depths]
+    return [max(1, round(total * share / sum(shares))) for share in shares]
 
 
 def _random_flow(

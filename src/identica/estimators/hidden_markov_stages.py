@@ -1,6 +1,6 @@
 """Recipe of `FlowICA(prior="hmm")`: states of plain Gaussians first, then networks that grow on them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,13 @@ from identica.compilation import compiled
 from identica.conditionals.hidden_markov import GaussianStates
 from identica.data import Dataset
 from identica.estimators.flow_stages import (
+    GROWTH,
     GROWTH_ROWS,
-    POLISHED_ROWS,
     FlowPlan,
     grow,
+    layers,
     standardised,
+    steps_by_depth,
     straighten,
 )
 from identica.models.flow import FlowModel
@@ -32,9 +34,9 @@ from identica.objectives.hidden_markov import (
     with_own_states,
 )
 from identica.series.hidden_markov import Posterior
-from identica.training import EM, LBFGS, Adam, Stage
+from identica.training import EM, Stage
 from identica.training.loop import MONITOR_ROWS
-from identica.training.stage import Prepare, unchanged
+from identica.training.stage import Evaluate, Objective, Prepare
 from identica.typing import Array, Key
 
 _STATE_STEPS, _STATE_GAIN = 150, 1e-4
@@ -46,10 +48,6 @@ _WINDOWS = (25, 10)
 _OWN_STEPS = 10
 """Steps of EM of the sources' own prior before the network moves again."""
 
-_SHARES, _LATER_SHARE, _POLISH = {1: 4, 2: 4, 3: 5}, 8, 0.06
-_REFINEMENT, _PATIENCE = 0.6, 4
-"""As in `FlowPlan`."""
-
 
 @dataclass(frozen=True)
 class HiddenMarkovPlan(FlowPlan):
@@ -59,59 +57,45 @@ class HiddenMarkovPlan(FlowPlan):
     likelihood, states included.
     """
 
-    def stages(self) -> list[Stage]:
-        """States of x by EM; growth on them; the exact likelihood; refinement and polish."""
+    def growth(self) -> list[Stage]:
+        """States of x by EM; growth on them; the exact likelihood at the last depth."""
         states = Stage(
             "states", _Clusters(self.n_segments), StatesLikelihood(), HeldOutStates(),
             EM(StatesUpdate(MONITOR_ROWS)), _STATE_STEPS, self.restarts, max(1, self.restarts // 4),
             chunk=10, patience=2, tolerance=_STATE_GAIN,
         )  # fmt: skip
-        depths = list(range(min(self.first_depth, self.n_layers), self.n_layers + 1))
+        depths = self.depths()
         taught = depths[:-1] or depths
-        shares = [_SHARES.get(depth, _LATER_SHARE) for depth in [*taught, depths[-1]]]
-        steps = [max(1, round(self.max_iter * share / sum(shares))) for share in shares]
-        adam = Adam(rate=2e-2, b2=0.99, clip=5.0)
+        *steps, last_steps = steps_by_depth([*taught, depths[-1]], self.max_iter)
         stages = [states]
         for place, depth in enumerate(taught):
             stages.append(
                 Stage(
-                    name=_layers(depth),
+                    name=layers(depth),
                     prepare=_grow_taught if place else self._begin,
                     objective=TaughtProfile(),
                     evaluate=HeldOutTaught(),
-                    solver=adam,
+                    solver=GROWTH,
                     steps=steps[place],
                     restarts=self.restarts,
                     keep=-(-self.restarts // 2) if place == len(taught) - 1 else self.restarts,
                     batch_size=self.batch_size,
                 )
             )
-        objective, evaluate = HiddenMarkovLikelihood(), HeldOutHiddenMarkov()
         own = Stage(
-            f"{_layers(depths[-1])}, own states", _leave_teacher(len(depths) > 1), objective, evaluate, adam,
-            steps[-1], self.restarts, 1, self.batch_size,
+            f"{layers(depths[-1])}, own states", _leave_teacher(len(depths) > 1), *self._likelihood(), GROWTH,
+            last_steps, self.restarts, 1, self.batch_size,
         )  # fmt: skip
-        stages.append(own)
-        if self.couplings:
-            steps = max(1, round(self.max_iter * _REFINEMENT))
-            refinement = Stage(
-                "refinement", self._refine, objective, evaluate, Adam(1e-2, b2=0.99, clip=5.0), steps
-            )
-            stages.append(replace(refinement, batch_size=self.batch_size, patience=_PATIENCE))
-        settle = self._decided(evaluate) if self.couplings else unchanged
-        polish = Stage("polish", settle, objective, evaluate, LBFGS(), max(1, round(self.max_iter * _POLISH)))
-        stages.append(replace(polish, chunk=50, batch_size=POLISHED_ROWS))
-        return stages
+        return [*stages, own]
+
+    def _likelihood(self) -> tuple[Objective, Evaluate]:
+        return HiddenMarkovLikelihood(), HeldOutHiddenMarkov()
 
     def _begin(self, system: GaussianStates | None, data: Dataset, key: Key) -> TaughtFlow:
         """A random network taught by the states found."""
         if system is None:
             raise ValueError("a network needs states to be taught by")
         return TaughtFlow(self._create(None, data, key), system)
-
-
-def _layers(depth: int) -> str:
-    return f"{depth} layer{'s' if depth > 1 else ''}"
 
 
 def _grow_taught(system: TaughtFlow | None, data: Dataset, key: Key) -> TaughtFlow:

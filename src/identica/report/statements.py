@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from identica.errors import Status
+from identica.estimators.growth_rounds import SAME_OPTIMUM
 from identica.estimators.variance_profiles import inseparable_pairs
 from identica.findings import Finding
 from identica.typing import FloatArray, IntArray
-
-SAME_OPTIMUM = 0.01
-"""Starts agree whose held-out objectives differ by less than this, in nats per row and source."""
 
 
 def convergence(status: Status, n_iter: int) -> Finding:

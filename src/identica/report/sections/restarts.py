@@ -3,10 +3,10 @@
 import numpy as np
 from markupsafe import Markup
 
+from identica.estimators.growth_rounds import SAME_OPTIMUM
 from identica.report.contents import ReportContents
 from identica.report.figures import RULE, SERIES, Drawing
 from identica.report.page import Section, render
-from identica.report.statements import SAME_OPTIMUM
 
 
 def section(contents: ReportContents) -> Section | None:

@@ -1,0 +1,110 @@
+"""Growth in rounds: again from new starts while the best optimum was found by one start alone.
+
+Restarts end in optima of different depth. Where several of independent origin end in the best one there is little left
+to find; where one stands alone, the next few starts often find a better one. So easy mixtures cost one round, and
+only hard ones more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from identica.data import Dataset
+from identica.errors import NonFiniteError, Status
+from identica.estimators.flow_stages import FlowPlan
+from identica.random import named_rng
+from identica.training import Fit
+from identica.training import fit as run_stages
+from identica.training.checkpoint import Checkpoint
+from identica.training.progress import Callback, within
+
+MOST_ROUNDS = 3
+
+SAME_OPTIMUM = 0.02
+"""Held-out nats per row and component within which two restarts have found the same optimum: they are not polished."""
+
+_FEWEST_RESTARTS = 4
+"""Below, half of them are too few to agree by more than chance, and so few are asked for to be quick."""
+
+_GROWTH_SHARE = 0.7
+"""Of the progress bar."""
+
+
+def fit_in_rounds(
+    plan: FlowPlan,
+    data: Dataset,
+    held_out: Dataset | None,
+    seed: int,
+    callbacks: Sequence[Callback],
+    checkpoint: Checkpoint | None,
+) -> Fit:
+    """Run the plan's growth until its best restart is confirmed, then what follows on the best network."""
+    rounds: list[Fit] = []
+    done = 0.0
+    while len(rounds) < MOST_ROUNDS and not confirmed(rounds, plan.n_components):
+        place = len(rounds)
+        # Most fits end after the first round, so it has most of the bar.
+        share = _GROWTH_SHARE if place == 0 else 0.5 * (1.0 - done)
+        begin, done = done, done + share
+        stages, own, saved = plan.growth(), seed, checkpoint
+        if place > 0:
+            stages = [replace(stage, name=f"{stage.name}, round {place + 1}") for stage in stages]
+            own = int(named_rng(seed, "round", place).integers(2**31))
+            saved = None if checkpoint is None else checkpoint.beside(f"round-{place + 1}")
+        report = [within(callback, begin, done) for callback in callbacks]
+        try:
+            rounds.append(run_stages(stages, data, held_out, seed=own, callbacks=report, checkpoint=saved))
+        except NonFiniteError:
+            if not rounds:
+                raise
+            break  # a round without a finite likelihood has lost
+        if rounds[-1].status is Status.STOPPED:
+            return joined(rounds)
+        if plan.restarts < _FEWEST_RESTARTS:
+            break
+    grown = joined(rounds)
+    last = run_stages(
+        plan.finish(grown.system),
+        data,
+        held_out,
+        seed=seed,
+        callbacks=[within(callback, done, 1.0) for callback in callbacks],
+        checkpoint=None if checkpoint is None else checkpoint.beside("finish"),
+    )
+    # What the longest training of the network said stands, unless a polish found worse or was stopped.
+    polished = last.status is Status.CONVERGED and not plan.couplings
+    status = grown.status if polished else last.status
+    return replace(last, restarts=grown.restarts, status=status).after(grown)
+
+
+def confirmed(rounds: Sequence[Fit], n_components: int) -> bool:
+    """Whether restarts of two origins have found the best optimum."""
+    best: dict[tuple[int, object], float] = {}
+    for place, fit in enumerate(rounds):
+        for record in fit.restarts:
+            origin = (place, record.get("origin"))
+            best[origin] = min(best.get(origin, np.inf), float(record["held_out"]))  # type: ignore[arg-type]
+    losses = sorted(best.values())
+    return len(losses) > 1 and losses[1] - losses[0] <= SAME_OPTIMUM * n_components
+
+
+def joined(rounds: Sequence[Fit]) -> Fit:
+    """The best system of all rounds, with the history and the restarts of all."""
+    best = min(rounds, key=lambda fit: min(float(r["held_out"]) for r in fit.restarts))  # type: ignore[arg-type]
+    stopped = rounds[-1].status is Status.STOPPED
+    restarts: list[dict[str, object]] = []
+    for fit in rounds:
+        first = len(restarts)
+        # Origins are numbered among the restarts of their round.
+        restarts += [
+            {**r, "seed": first + int(r["seed"]), "origin": first + int(r["origin"])}  # type: ignore[call-overload]
+            for r in fit.restarts
+        ]
+    return Fit(
+        best.system,
+        {k: np.concatenate([fit.history[k] for fit in rounds]) for k in best.history},
+        restarts,
+        Status.STOPPED if stopped else best.status,
+        sum(fit.n_steps for fit in rounds),
+    )
