@@ -2,9 +2,10 @@
 
     python benchmarks/restarts.py --seeds 5
 
-Every restart of the last growth stage of the first round of `FlowICA` is scored against the true sources, which neither the fit nor the
-choice of a restart sees, and their order is compared with that of the held-out likelihood. Prints one row per data set:
-the best and the chosen restart's Pearson MCC on held-out rows, and Spearman's correlation of the two orders.
+Every restart of the last growth stage of the first round of `FlowICA` is scored against the true sources, which
+neither the fit nor the choice of a restart sees, and their order is compared with that of the held-out likelihood.
+Prints one row per data set: the best and the chosen restart's Pearson MCC on held-out rows, and Spearman's
+correlation of the two orders.
 """
 
 import argparse
