@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,23 +124,32 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Nats per row below the true model, with CPU seconds; a cross where the fit warned of its nodes."""
+    """Two tables of all roads: nats per row above the true model with processor seconds, and MCC.
+
+    A cross in the first stands where a fit warned of its nodes.
+    """
+
+    def nats(own: list[dict[str, Any]]) -> str:
+        gap = np.mean([r["log_likelihood"] - r["true"] for r in own])
+        cross = " ×" if any(r["warned"] for r in own) else ""
+        return f"{gap:+.3f}{cross} ({np.mean([r['cpu_seconds'] for r in own]):.0f} s)"
+
+    def correlation(own: list[dict[str, Any]]) -> str:
+        return f"{np.mean([r['mcc'] for r in own]):.3f}".removeprefix("0")
+
+    return "\n\n".join(_table(records, cell) for cell in (nats, correlation))
+
+
+def _table(records: list[dict[str, Any]], cell: Callable[[list[dict[str, Any]]], str]) -> str:
     keys = sorted({(r["n"], r["d"], r["noise"]) for r in records})
     roads = [road for road in ROADS if any(r["road"] == road for r in records)]
     lines = ["| n | d | noise | true | " + " | ".join(roads) + " |", "|---" * (4 + len(roads)) + "|"]
     for key in keys:
         same = [r for r in records if (r["n"], r["d"], r["noise"]) == key]
-        cells = []
-        for road in roads:
-            own = [r for r in same if r["road"] == road]
-            if not own:
-                cells.append("")
-                continue
-            gap = np.mean([r["log_likelihood"] - r["true"] for r in own])
-            cross = " ×" if any(r["warned"] for r in own) else ""
-            cells.append(f"{gap:+.3f}{cross} ({np.mean([r['cpu_seconds'] for r in own]):.0f} s)")
+        found = [[r for r in same if r["road"] == road] for road in roads]
         true = np.mean([r["true"] for r in same])
-        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {true:.2f} | " + " | ".join(cells) + " |")
+        cells = " | ".join(cell(own) if own else "" for own in found)
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {true:.2f} | {cells} |")
     return "\n".join(lines)
 
 

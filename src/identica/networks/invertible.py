@@ -148,8 +148,8 @@ class InvertibleNetwork(eqx.Module):
 
         Outputs are standardised and turned by a random rotation Q, a new monotone function of small
         spread follows, and a least-squares linear map undoes both as well as it can. Growing keeps
-        what was learned and gives the next stage new directions to bend along; networks of full
-        depth from the start found the optimum in 0 of 8 restarts where grown ones found it in 8.
+        what was learned and gives the next stage new directions to bend along; more restarts of networks
+        that have full depth from the start stay in poor optima (`benchmarks/ablation.py`).
 
         Parameters
         ----------
