@@ -29,6 +29,28 @@ def test_results_are_those_of_the_plain_function_and_one_shape_is_traced_once(de
     assert fast.__name__ == "plain"
 
 
+def test_compiled_functions_within_one_another_compile_with_the_options_that_users_have():
+    """Tests set flags of their own, with which no options are passed; JAX takes options for whole programs only."""
+    code = """
+import jax, jax.numpy as jnp
+from identica import compilation
+from identica.compilation import compiled, compiled_loop
+
+x = jnp.arange(3.0)
+if jax.default_backend() == "cpu":
+    assert compilation._understood(tuple(compilation._SOON.items()))
+inner = compiled(lambda x: jnp.sin(x) + jnp.cos(jnp.zeros(3)))
+constant = compiled(lambda: jnp.cos(jnp.ones(3)))
+outer = compiled_loop(lambda x: inner(x) * inner(jnp.ones(3)) + constant())
+expected = (jnp.sin(x) + 1) * (jnp.sin(1.0) + 1) + jnp.cos(1.0)
+assert jnp.allclose(outer(x), expected), outer(x)
+assert jnp.allclose(jax.vmap(inner)(jnp.stack([x, x]))[1], jnp.sin(x) + 1)
+assert jnp.allclose(inner(x), jnp.sin(x) + 1)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 def test_options_that_the_user_sets_are_left_to_him(monkeypatch):
     compilation._understood.cache_clear()
     options = tuple(compilation._SOON.items())

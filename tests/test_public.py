@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import subprocess
 import sys
@@ -149,3 +150,47 @@ print([i for i, (a, b) in enumerate(zip(before, after)) if a != b])
 
 def test_the_version_is_that_of_the_installed_package():
     assert identica.__version__ == importlib.metadata.version("identica")
+
+
+@pytest.mark.slow
+def test_every_estimator_fits_with_the_compiler_as_users_have_it():
+    """Tests set flags that change how programs are compiled; nothing of a fit may depend on them."""
+    code = """
+import warnings
+import numpy as np
+import identica
+
+warnings.simplefilter("ignore")
+data = identica.simulate("icebeem", seed=0, n_components=2, layers=2, n_segments=6, n_per_segment=400)
+rng = np.random.default_rng(0)
+wide = np.hstack([data.X, np.tanh(data.X)]) + 0.1 * rng.standard_normal((len(data.X), 4))
+time = np.linspace(0, 1, len(data.X))
+short = {"max_iter": 20, "random_state": 0}
+fits = [
+    (identica.FlowICA(**short), data.X, data.u),
+    (identica.FlowICA(prior="hmm", n_states=3, **short), data.X, None),
+    (identica.FlowICA(prior="general", **short), data.X, data.u),
+    (identica.FlowICA(volume="preserving", **short), wide, data.u),
+    (identica.FlowICA(**short), data.X, time),
+    (identica.IVAE(2, **short), data.X, data.u),
+    (identica.IVAE(2, **short), wide, data.u),
+    (identica.IVAE(2, likelihood="student-t", **short), wide, time),
+    (identica.NonlinearICA(2, **short), wide, data.u),
+    (identica.TCL(2, **short), wide, data.u),
+    (identica.PCL(2, **short), wide, None),
+    (identica.GCL(2, **short), wide, time),
+    (identica.LinearICA(2, method="joint-diagonalization", random_state=0), wide, data.u),
+    (identica.VAE(2, **short), wide, None),
+    (identica.VAE(2, prior="mixture", objective="iwae", shortcut=False, **short), wide, None),
+    (identica.MarginalMLE(2, **short), wide, None),
+    (identica.VariationalEM(2, max_iter=2, random_state=0), wide[:300], None),
+    (identica.GaussianMixture(3, random_state=0), wide, None),
+    (identica.Autoencoder(2, **short), wide, None),
+    (identica.AdversarialICA(2, **short), wide, None),
+]
+for estimator, X, u in fits:
+    estimator.fit(X, **({} if u is None else {"u": u}))
+    print(estimator, flush=True)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

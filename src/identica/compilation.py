@@ -9,16 +9,21 @@ training loops. `benchmarks/compiling.py` measures all this.
 import functools
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _SOON: dict[str, bool | int] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 _OFTEN: dict[str, bool | int] = {"xla_backend_optimization_level": 1}
+
+
+_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
 
 
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
@@ -35,19 +40,33 @@ def compiled_loop(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class _Compiled:
-    """A function that is compiled with options of the backend, which is not asked for before the first call."""
+    """A function that is compiled with options of the backend, which is not asked for before the first call.
+
+    Within another one, or wherever JAX traces it, it is the plain function: options are for whole programs.
+    """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, bool | int]):
         self._function, self._options = function, options
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        if traced or _tracing.get():
+            return self._function(*args, **kwargs)
         return self._jitted(*args, **kwargs)
 
     @functools.cached_property
     def _jitted(self) -> Callable[..., Any]:
+        @functools.wraps(self._function)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            token = _tracing.set(True)  # Python runs this while JAX traces, and at no other time
+            try:
+                return self._function(*args, **kwargs)
+            finally:
+                _tracing.reset(token)
+
         options = _understood(tuple(self._options.items()))
-        return eqx.filter_jit(self._function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+        return eqx.filter_jit(traced, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
 
 @functools.cache
