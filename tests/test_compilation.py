@@ -67,6 +67,21 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out():
     assert not compilation._known("xla_no_such_option_exists", True)
 
 
+def test_programs_are_forgotten_where_memory_maps_run_short(monkeypatch):
+    traced = []
+    fast = compiled(lambda x: traced.append(1) or x + 1)
+    x = jnp.zeros(3)
+    fast(x)
+    compilation.make_room()
+    fast(x)
+    assert len(traced) == 1
+    monkeypatch.setattr(compilation, "_CROWDED", 0.0)
+    compilation.make_room()
+    np.testing.assert_array_equal(fast(x), 1.0)
+    # Only Linux has the limit.
+    assert len(traced) == (2 if os.path.exists("/proc/sys/vm/max_map_count") else 1)
+
+
 def test_importing_asks_for_no_backend():
     code = (
         "import identica, identica.training.compiled\n"

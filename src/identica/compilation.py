@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _SOON: dict[str, bool | int] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 _OFTEN: dict[str, bool | int] = {"xla_backend_optimization_level": 1}
 
+
+_CROWDED = 0.5
 
 _tracing: ContextVar[bool] = ContextVar("tracing", default=False)
 
@@ -37,6 +40,22 @@ def compiled(function: Callable[P, T]) -> Callable[P, T]:
 def compiled_loop(function: Callable[P, T]) -> Callable[P, T]:
     """Compile at the first call with arrays of some shapes: for loops that train."""
     return _Compiled(function, _OFTEN)
+
+
+def make_room() -> None:
+    """Forget compiled programs if they have used up half of the memory maps that this process may have.
+
+    Every program takes maps. Linux allows a process 65,530, which a dozen fits of different shapes use up, and LLVM
+    then ends the process. What is needed again compiles again. Systems without such a limit have nothing to read here.
+    """
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        with open("/proc/self/maps", "rb") as maps:
+            used = sum(1 for _ in maps)
+    except (OSError, ValueError):
+        return
+    if used > _CROWDED * most:
+        jax.clear_caches()
 
 
 class _Compiled:

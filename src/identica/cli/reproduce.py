@@ -10,8 +10,6 @@ from cyclopts import Parameter
 from identica.cli.output import Common, UsageError, emit, plain, say, short_warnings
 
 _FLAG = Parameter(negative=())
-_FITS_OF_A_PROCESS = 8
-"""After so many fits compiled programs are dropped: a process has memory maps for some hundreds of them only."""
 
 
 def reproduce(
@@ -104,8 +102,6 @@ def _settings(name: str, cases: list[Any], budget: dict[str, Any]) -> dict[str, 
 def _run_all(
     name: str, cases: list[Any], n_seeds: int, budget: dict[str, Any], settings: Any, out: Path | None
 ) -> list[dict[str, Any]]:
-    import jax
-
     from identica.cli.progress import ProgressDisplay
     from identica.cli.reproduce_runs import run_seed
     from identica.cli.reproduce_sound import sound_writer
@@ -129,8 +125,6 @@ def _run_all(
                     text = f"{label}, {progress.name}"
                     display(dataclasses.replace(progress, name=text, fraction=share, seconds=seconds))
 
-                if place % _FITS_OF_A_PROCESS == _FITS_OF_A_PROCESS - 1:
-                    jax.clear_caches()
                 keep = None if out is None or seed > 0 else sound_writer(out, case)
                 runs.append(plain(run_seed(case, seed, budget, show, keep)))
                 if out is not None:

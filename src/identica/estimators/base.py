@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import identica
 from identica.auxiliary import AuxiliaryEncoder
+from identica.compilation import make_room
 from identica.data import Dataset, gross_rows, held_out_split
 from identica.errors import DataWarning, Status
 from identica.estimators.blocks import precision_of
@@ -181,6 +182,7 @@ class SourceEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_variation(self, X[self.fit_rows_], where=" among the fitted rows")
         self.auxiliary_ = encoder
         self.whitening_ = self._whiten(X[self.fit_rows_])
+        make_room()
         self.n_components_ = self.whitening_.n_components
         with precision_of(self.precision) as dtype:
             problem = self._problem(X, encoded, ids, encoder, dtype)
