@@ -89,8 +89,9 @@ class FlowICA(HiddenStateEstimator):
         Distribution of each source given u. ``"generalized-gaussian"`` has a location and a scale modulated by
         u and learns the shape: a power (1 is Laplace, 2 is Gaussian) is a parameter of each source.
         ``"general"`` learns a whole base measure, which may be lopsided or have several modes. ``"auto"`` begins
-        with the power, and goes on with a base measure if rows held out gain from it (for labels as u, and
-        2048 rows or more). The others fix the shape: Gaussian with mean and
+        with the power; half of the restarts then learn a density beside it that u moves and stretches, and
+        afterwards a base measure is tried. Each is kept if rows held out gain from it (labels as u only; base
+        measures from 2048 rows on). The others fix the shape: Gaussian with mean and
         variance modulated by u, Gaussian with modulated variance only, or Laplace with modulated scale
         about 0. ``"hmm"`` is for time series without u: the hidden state of a Markov chain takes its place, with
         a Gaussian of each source per state; rows are in order of time (`predict_states`, `state_probabilities`).
@@ -262,6 +263,7 @@ class FlowICA(HiddenStateEstimator):
             restarts=restarts,
             held_out=problem.held_out,
             couplings=affordable_refinement(n, problem.n_rows) if self.hidden_sizes is None else 0,
+            learns_shape=self.prior == "auto" and problem.discrete,
         )
 
     def _order(self, codes: IntArray) -> IntArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from identica.data import Dataset
 from identica.errors import NonFiniteError, Status
-from identica.estimators.flow_stages import FlowPlan
+from identica.estimators.flow_stages import FlowPlan, settled
 from identica.random import named_rng
 from identica.training import Fit
 from identica.training import fit as run_stages
@@ -65,7 +65,7 @@ def fit_in_rounds(
             break
     grown = joined(rounds)
     last = run_stages(
-        plan.finish(grown.system),
+        plan.finish(settled(grown.system)),
         data,
         held_out,
         seed=seed,

@@ -9,6 +9,7 @@ from identica.families.generalized_gaussian import GeneralizedGaussian
 from identica.families.laplace_scale import LaplaceScale
 from identica.families.learned_base import LearnedBase
 from identica.families.power_location_scale import PowerLocationScale
+from identica.families.shaped_location_scale import ShapedLocationScale
 
 __all__ = [
     "ExponentialFamily",
@@ -22,5 +23,6 @@ __all__ = [
     "LearnedBase",
     "PowerLocationScale",
     "RadialBaseMeasure",
+    "ShapedLocationScale",
     "as_distribution",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from identica.conditionals import ModulatedPrior
 from identica.data import Dataset, mean_over_rows
 from identica.families.base import VARIANCE_FLOOR, ExponentialFamily
+from identica.families.shaped_location_scale import ShapedLocationScale
 from identica.models.flow import FlowModel
 from identica.typing import Array, Key
 
@@ -55,9 +56,17 @@ class ProfileLikelihood:
 
 @dataclass(frozen=True)
 class HeldOutProfile:
-    """−mean log p(x|u) on held-out rows, with every segment's prior fitted on the fitted rows."""
+    """−mean log p(x|u) on held-out rows, with every segment's prior fitted on the fitted rows.
+
+    Attributes
+    ----------
+    n_segments : int
+    shape_price : float
+        Nats per row and component that a shape beside the power has to gain in the choice among restarts.
+    """
 
     n_segments: int
+    shape_price: float = 0.0
 
     def __call__(self, system: FlowModel, data: Dataset, held_out: Dataset, key: Key) -> Array:
         counts, means, _ = segment_statistics(system, data, self.n_segments)
@@ -67,7 +76,10 @@ class HeldOutProfile:
             z, log_det = system.latents(batch.x)
             return system.family.log_prob(z, natural[batch.u]).sum(-1) + log_det
 
-        return -_blockwise_mean(log_prob, held_out)
+        loss = -_blockwise_mean(log_prob, held_out)
+        if isinstance(system.family, ShapedLocationScale):
+            loss = loss + self.shape_price * system.n_components * system.family.in_use
+        return loss
 
 
 @dataclass(frozen=True)
@@ -100,10 +112,28 @@ def segment_statistics(system: FlowModel, batch: Dataset, n_segments: int) -> tu
         counts, means = averages(lambda z, _: z[..., None])
         deviation = lambda z, member: z - member.values_of(means[..., 0])
         _, sizes = averages(lambda z, member: family.deviation_statistic(deviation(z, member))[..., None])
-        return counts, jnp.concatenate([means, sizes], axis=-1), mean_over_rows(log_det, batch.weight)
+        statistics = jnp.concatenate([means, sizes], axis=-1)
+        volume = mean_over_rows(log_det, batch.weight)
+        if isinstance(family, ShapedLocationScale):
+            volume = volume + _mean_log_shape(family, statistics, rows, n_segments)
+        return counts, statistics, volume
     counts, means = averages(lambda z, _: family.sufficient_statistics(z))
     base = family.log_base_measure(z).sum(-1) + log_det
     return counts, means, mean_over_rows(base, batch.weight)
+
+
+def _mean_log_shape(family: ShapedLocationScale, statistics: Array, rows: Dataset, n_segments: int) -> Array:
+    """Mean over rows of what the sources' shapes add to their log-density, with every segment's own parameters."""
+    natural = family.natural_from_expectation(statistics)
+
+    def sums(block: Dataset) -> tuple[Array, Array]:
+        member = _Membership(block, n_segments)
+        own = jnp.stack([member.values_of(natural[..., j]) for j in range(2)], axis=-1)
+        added = family.log_shape(block.x - own[..., 0], own).sum(-1)
+        return (added * member.weight).sum(), member.weight.sum()
+
+    total, weight = _sum_over_blocks(sums, rows)
+    return total / weight
 
 
 def latents_in_blocks(system: FlowModel, x: Array) -> tuple[Array, Array]:
