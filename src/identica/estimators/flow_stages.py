@@ -56,7 +56,7 @@ _POLISH = 0.06
 _FEWEST_COUPLINGS, _MOST_COUPLINGS, _UNITS = 6, 12, 16
 """Couplings of a refinement, as many as rows allow; deeper helps where wider overfits."""
 
-_REFINEMENT, _PATIENCE = 0.6, 4
+_REFINEMENT, _PATIENCE = 3.0, 10
 """Steps of refinement per step of growth, and chunks without gain after which it ends."""
 
 _WORTHWHILE = 2e-3
