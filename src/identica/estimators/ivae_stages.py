@@ -57,8 +57,8 @@ _DECODER_UNITS = "leaky_relu+tanh"
 """With units of one kind, decoders of mixtures of the other kind missed the likelihood by .05 to .7 nats per row."""
 
 _TRAINING, _TUNING = (
-    WeightedSum(((1.0, importance_weighted(samples)), (1.0, PosteriorCrossEntropy())))
-    for samples in (_TRAINING_SAMPLES, _TUNING_SAMPLES)
+    WeightedSum(((1.0, importance_weighted(samples)), (weight, PosteriorCrossEntropy())))
+    for samples, weight in ((_TRAINING_SAMPLES, 1.0), (_TUNING_SAMPLES, ivae_refinement.CROSS_ENTROPY))
 )
 _ADAM = Adam(rate=_RATE, clip=10.0, warmup=200)
 
