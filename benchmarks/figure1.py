@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scored import fit_and_score, known
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first data seed")
     parser.add_argument("--methods", default=",".join(METHODS), help="names with commas between them")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
-    parser.add_argument("--picture", type=Path, help="PNG of the first seed")
+    parser.add_argument("--picture", type=Path, help="PNG: sources of the first seed, scores of all")
     parser.add_argument("--max-iter", type=int, help="steps, for a quick look; defaults if omitted")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -129,7 +130,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], seed: int) -> Figure:
-    """True sources, and what each method recovered, coloured by segment."""
+    """True sources and what each method recovered of one seed, coloured by segment; below, scores of all seeds."""
     data = identica.simulate("figure1", seed=seed)
     rows = thin(len(data.X), _SHOWN)
     panels = [("true sources", None, data.S[rows])]
@@ -141,8 +142,9 @@ def draw(results: dict[str, Any], seed: int) -> Figure:
     colours = np.array(segment_colours(int(data.u.max()) + 1), dtype=object)
     order = np.random.default_rng(0).permutation(len(rows))  # no segment lies on top
     with matplotlib.rc_context({"font.size": 11, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(2.5 * columns, 6.1), layout="constrained")
-        axes = figure.subplots(2, columns, squeeze=False).ravel()
+        figure = Figure(figsize=(2.5 * columns, 9.4), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=[6.1, 3.3])
+        axes = above.subplots(2, columns, squeeze=False).ravel()
         for ax, (title, result, values) in zip(axes, panels, strict=False):
             ax.scatter(
                 *values[order].T, s=6, c=colours[data.u[rows][order]].tolist(), linewidths=0, alpha=0.7
@@ -160,7 +162,49 @@ def draw(results: dict[str, Any], seed: int) -> Figure:
                 spine.set(color="#b9bec6", linewidth=0.8)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
+        _draw_scores(below.subplots(), results)
     return figure
+
+
+def _draw_scores(ax: Axes, results: dict[str, Any]) -> None:
+    """One dot for each method and data set, and what a random rotation of the true sources scores."""
+    names = [name for name in METHODS if any(key.endswith(f" {name}") for key in results)]
+    seeds = sorted({int(key.split()[0]) for key in results})
+    for place, name in enumerate(names):
+        scores = [
+            r["pearson_within"]
+            for s in seeds
+            if "error" not in (r := results.get(f"{s} {name}", {"error": ""}))
+        ]
+        spread = np.linspace(-0.16, 0.16, len(scores)) if len(scores) > 1 else np.zeros(len(scores))
+        ax.scatter(
+            place + spread,
+            scores,
+            s=26,
+            color="#3b6fb6" if name in WITH_U else "#c2703d",
+            linewidths=0,
+            alpha=0.8,
+        )
+    null = np.mean([results[f"{s} data"]["null_within"] for s in seeds if f"{s} data" in results])
+    ax.axhline(null, color="#6b7280", linewidth=0.9, linestyle="--")
+    ax.text(
+        len(names) - 0.5,
+        null - 0.012,
+        "random rotation of the truth",
+        ha="right",
+        va="top",
+        color="#6b7280",
+        fontsize=9,
+    )
+    ax.set_xticks(
+        range(len(names)),
+        [METHODS[name][0] + ("\nwith u" if name in WITH_U else "\nwithout u") for name in names],
+    )
+    ax.set(ylabel="MCC within segments", xlim=(-0.5, len(names) - 0.5), ylim=(None, 1.015))
+    ax.set_title(f"{len(seeds)} data sets", fontsize=11, loc="left", fontweight="bold")
+    ax.tick_params(axis="x", length=0, labelsize=9.5)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
 
 
 if __name__ == "__main__":
