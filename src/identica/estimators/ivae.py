@@ -145,7 +145,7 @@ class IVAE(VariationalEstimator):
         missing: str = "error",
         decoder: str = "auto",
         hidden_sizes: tuple[int, ...] = (64, 64),
-        max_iter: int = 8000,
+        max_iter: int = 12000,
         n_restarts: int = 8,
         validation_fraction: float = 0.1,
         outlier_threshold: float | None = 50.0,

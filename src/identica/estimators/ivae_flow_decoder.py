@@ -32,7 +32,7 @@ from identica.training.population import stack
 from identica.typing import Key
 
 _LAYERS = 5
-_FLOW_SHARE, _NOISE_SHARE = 0.24, 0.36
+_FLOW_SHARE, _NOISE_SHARE = 0.16, 0.24
 """Shares of max_iter for growing the flow and for the flow under noise; a network for decoder needs more."""
 
 _SAMPLES, _BATCH, _EPOCHS = 8, 512, 100
