@@ -180,7 +180,7 @@ def test_bounds_are_ordered(bent):
     elbo = ivae.log_likelihood(X, u=u, method="elbo")
     best = ivae.log_likelihood(X, u=u)
     assert best.kind == elbo.kind == "lower"
-    # The score is an estimate from 64 draws of 200 rows, the best one from 5000; both are random by about .01.
+    # The score is an estimate from 64 draws for each of 200 rows, the best one from quasi-random points: random by .01.
     assert elbo.value < ivae.score(X, u=u) < best.value + 0.02
     with pytest.raises(DataError, match="needs a linear Gaussian model"):
         ivae.log_likelihood(X, u=u, method="exact")
