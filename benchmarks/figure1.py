@@ -185,7 +185,7 @@ def _draw_scores(ax: Axes, results: dict[str, Any]) -> None:
             linewidths=0,
             alpha=0.8,
         )
-    null = np.mean([results[f"{s} data"]["null_within"] for s in seeds if f"{s} data" in results])
+    null = float(np.mean([results[f"{s} data"]["null_within"] for s in seeds if f"{s} data" in results]))
     ax.axhline(null, color="#6b7280", linewidth=0.9, linestyle="--")
     ax.text(
         len(names) - 0.5,
