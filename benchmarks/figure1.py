@@ -143,7 +143,7 @@ def draw(results: dict[str, Any], seed: int) -> Figure:
     order = np.random.default_rng(0).permutation(len(rows))  # no segment lies on top
     with matplotlib.rc_context({"font.size": 11, "font.family": "sans-serif"}):
         figure = Figure(figsize=(2.5 * columns, 9.4), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=[6.1, 3.3])
+        above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[6.1, 3.3]))
         axes = above.subplots(2, columns, squeeze=False).ravel()
         for ax, (title, result, values) in zip(axes, panels, strict=False):
             ax.scatter(
