@@ -271,7 +271,7 @@ def test_where_noise_is_small_or_a_fit_was_stopped_there_is_no_second_one(small)
     def never(*_: Any) -> Fit:
         raise AssertionError("a second fit was begun")
 
-    for system, status in ((with_noise(0.02), Status.CONVERGED), (with_noise(0.1), Status.STOPPED)):
+    for system, status in ((with_noise(0.01), Status.CONVERGED), (with_noise(0.1), Status.STOPPED)):
         first = Fit(system, history, [], status, 1)
         assert DecoderChoice(rows, rows, 0).better(first, never, (), None) is first
     first = Fit(with_noise(0.1), history, [], Status.CONVERGED, 1)

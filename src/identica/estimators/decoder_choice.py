@@ -24,7 +24,7 @@ from identica.training.progress import Callback, within
 FIRST_SHARE = 0.5
 """Of the progress bar, for the flow."""
 
-_SMALL_NOISE = 0.03
+_SMALL_NOISE = 0.02
 """Noise, as a share of the columns' spread, below which a flow needs no rival: both find the same there."""
 
 _SAMPLES, _ROWS = 256, 2048

@@ -67,7 +67,7 @@ class IVAE(VariationalEstimator):
         From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
         and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
         posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few; where that
-        finds noise above .03 of the columns' spread, a network is fitted as well and held-out rows choose.
+        finds noise above .02 of the columns' spread, a network is fitted as well and held-out rows choose.
     missing : {"error", "marginalise"}
         What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
         ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
