@@ -1,6 +1,7 @@
 """Conditionals: context → distribution. Priors, likelihoods and posteriors are all of this kind."""
 
 from identica.conditionals.base import Conditional, Evidence
+from identica.conditionals.carried_gaussian import CarriedGaussian
 from identica.conditionals.decoder import Decoder
 from identica.conditionals.encoders import (
     DiagonalEncoder,
@@ -37,6 +38,7 @@ from identica.conditionals.priors import (
 
 __all__ = [
     "BernoulliObservation",
+    "CarriedGaussian",
     "CategoricalObservation",
     "Conditional",
     "ConstantPrior",

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from identica.conditionals.base import Conditional, Evidence
-from identica.conditionals.encoders import Factor, Features, posterior_of, rows_last_moments
+from identica.conditionals.carried_gaussian import CarriedGaussian
+from identica.conditionals.encoders import Factor, Features, rows_last_moments
 from identica.conditionals.observations import GaussianObservation
 from identica.conditionals.precision_gaussian import PrecisionGaussian
 from identica.conditionals.small_matrices import product, transpose
@@ -66,9 +67,9 @@ def clean_scores(
 
 
 class FlowPosterior(Conditional):
-    """q(z|x, u) ∝ N(m(x); z, Λ(x)⁻¹) p(z|u), with m and Λ from the flow at the most probable clean observation.
+    """q(z|x, u): the law of g(s̃), with s̃ normal around the most probable clean scores.
 
-    Nothing is amortised: both follow from the flow and the noise, by Gauss-Newton steps.
+    Nothing is amortised: it follows from the flow and the noise, by Gauss-Newton steps.
 
     Attributes
     ----------
@@ -87,29 +88,44 @@ class FlowPosterior(Conditional):
     observation: GaussianObservation
     overall: Array
 
-    def __call__(self, context: Evidence) -> PrecisionGaussian:
+    def __call__(self, context: Evidence) -> CarriedGaussian:
         """q(z|x, u): batch shape (B,), event shape (n,)."""
         moments = rows_last_moments(context.prior, len(context.x))
-        return posterior_of(self._factor(context.x, moments), context.prior)
+        return CarriedGaussian(self._clean(context.x, moments)[0], self.mixing.demixer)
 
     def factor(self, x: Array) -> Factor:
         """What x (B, d) alone says about z, by a flow linearised where z is probable over all u."""
-        mean, variance = self.overall
-        shape = (len(mean), len(x))
-        return self._factor(
-            x, (jnp.broadcast_to(mean[:, None], shape), jnp.broadcast_to(1 / variance[:, None], shape))
-        )
-
-    def _factor(self, x: Array, moments: tuple[Array, Array]) -> Factor:
-        demixer, scores = self.mixing.demixer, self.features(x).T
-        root = noise_root(self.mixing.loading, self.observation)
-        point = clean_scores(demixer, scores, root @ root.T, moments).mean.T
-        z, along = jax.linearize(lambda x: demixer(x)[0], point)
-        _, back = jax.linearize(demixer.inverse, z)
+        clean, root = self._clean(x, self._overall(len(x)))
+        point = clean.mean.T
+        z, along = jax.linearize(lambda s: self.mixing.demixer(s)[0], point)
+        _, back = jax.linearize(self.mixing.demixer.inverse, z)
         # Of the inverse: row j holds dx/dz_j.
         slopes = columns_of(back, z)
         spread = product(slopes, jnp.broadcast_to(root[:, :, None], (*root.shape, len(x))))
-        return Factor(z + along(scores - point), spread)
+        return Factor(z + along(self.features(x).T - point), spread)
+
+    def bent(self, x: Array, z: Array) -> tuple[Array, Array]:
+        """Sources (K, n) that a linearised flow made of one row x (d,) as the flow itself makes them.
+
+        The second array (K,) is the logarithm of the volume by which that differs.
+        """
+        demixer = self.mixing.demixer
+        point = self._clean(x[None], self._overall(1))[0].mean[0]
+        center, along = jax.linearize(lambda s: demixer(s[:, None])[0][:, 0], point)
+        slopes = jax.vmap(along)(jnp.eye(len(point), dtype=point.dtype)).T
+        clean = point[:, None] + jnp.linalg.solve(slopes, (z - center).T)
+        bent, log_volume = demixer(clean)
+        return bent.T, log_volume - jnp.linalg.slogdet(slopes)[1]
+
+    def _clean(self, x: Array, moments: tuple[Array, Array]) -> tuple[PrecisionGaussian, Array]:
+        """The posterior of clean scores, and the root of the noise's precision among scores."""
+        root = noise_root(self.mixing.loading, self.observation)
+        return clean_scores(self.mixing.demixer, self.features(x).T, root @ root.T, moments), root
+
+    def _overall(self, n_rows: int) -> tuple[Array, Array]:
+        mean, variance = self.overall
+        shape = (len(mean), n_rows)
+        return jnp.broadcast_to(mean[:, None], shape), jnp.broadcast_to(1 / variance[:, None], shape)
 
 
 def columns_of(along: Callable[[Array], Array], point: Array) -> Array:

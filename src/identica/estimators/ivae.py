@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identica.conditionals import Features, GaussNewtonPosterior, Observation, ProductOfExperts
+from identica.conditionals import Features, Observation
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
 from identica.estimators.decoder_choice import FIRST_SHARE, DecoderChoice
@@ -21,6 +21,7 @@ from identica.estimators.validation import check_callbacks, check_count, check_s
 from identica.estimators.variance_profiles import inseparable_pairs, profile_distances
 from identica.estimators.variational import VariationalEstimator
 from identica.families import ExponentialFamily, GaussianLocationScale, GaussianScale, LaplaceScale
+from identica.models.marginal_posterior import FactorEncoder
 from identica.models.teacher import FlowTeacher
 from identica.training import Callback, Checkpoint, Fit, Stage
 from identica.training.progress import within
@@ -291,8 +292,8 @@ class IVAE(VariationalEstimator):
         return fits
 
     def _weighs_draws(self) -> bool:
-        """Posteriors of a network are proposals, and not Gaussian; that of a flow has the posterior's own modes."""
-        return isinstance(self.model_.encoder, ProductOfExperts | GaussNewtonPosterior) and not self.exact_
+        """Posteriors are proposals, and the true ones not Gaussian."""
+        return isinstance(self.model_.encoder, FactorEncoder) and not self.exact_
 
     def _report_collapse(self, mean: FloatArray, variance: FloatArray, codes: np.ndarray | None) -> None:
         super()._report_collapse(mean, variance, codes)

@@ -89,7 +89,7 @@ def samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int)
 
 def log_weights_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
     """K importance weights log p(x, z_k) − log q(z_k|x) per row, nats (B, K), with one key per row."""
-    return weighted_draws_without_u(system, x, keys, count, lambda key, q, z, log_weight: log_weight)
+    return weighted_draws_without_u(system, x, keys, count, lambda key, known, z, log_weight: log_weight)
 
 
 def weighted_draws_without_u(
@@ -97,11 +97,12 @@ def weighted_draws_without_u(
     x: Array,
     keys: Key,
     count: int,
-    reduce: Callable[[Key, MixturePosterior, Array, Array], Any],
+    reduce: Callable[[Key, Array, Array, Array], Any],
 ) -> Any:
-    """``reduce(key, q, z, log_weight)`` of each row's draws (K, n) of q and log p(x, z) − log q(z|x) (K,), rows first.
+    """``reduce(key, known, z, log_weight)`` of each row's draws (K, n) of q and log p(x, z) − log q(z|x) (K,).
 
-    Its key is independent of the draws.
+    Rows come first. The key is independent of the draws; ``known`` (n,) is what the mean of q is known to be, less
+    that of the draws.
     """
     encoder, prior = _parts(system)
     decoder = system.model.likelihood
@@ -112,8 +113,12 @@ def weighted_draws_without_u(
         q = mixture_posterior(encoder, prior, row[0])
         draw_key, key = jax.random.split(row[1])
         z, log_q = q.sample_with_log_prob(draw_key, count)
+        known = q.moments()[0] - z.mean(0)
+        if isinstance(encoder, FlowPosterior):
+            z, log_volume = encoder.bent(row[0], z)
+            log_q = log_q - log_volume
         log_prior = jax.nn.logsumexp(given.log_prob(z[:, None]) + log_shares, axis=1)
-        return reduce(key, q, z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
+        return reduce(key, known, z, decoder(z).log_prob(row[0]) + log_prior - log_q)  # type: ignore[operator]
 
     return jax.lax.map(one, (x, keys), batch_size=_BLOCK)
 

@@ -9,13 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from identica.conditionals import FlowPosterior
 from identica.expectations.balanced import Balanced
 from identica.models.latent_variable import VariationalModel
-from identica.models.marginal_posterior import MixturePosterior, weighted_draws_without_u
+from identica.models.marginal_posterior import weighted_draws_without_u
 from identica.typing import Array, Key
 
-NODES = 256
-"""Draws of each row."""
+NODES, FLOW_NODES = 256, 64
+"""Draws of each row from an encoder's posterior, and from a flow's, which is nearer to the true one."""
 
 _BLOCK = 64
 
@@ -26,9 +27,11 @@ def weighted_moments(system: VariationalModel, x: Array, u: Array | None) -> tup
     No randomness enters, and where q is the posterior its moments come out exactly.
     """
 
+    count = _nodes_of(system)
+
     def one(row: tuple[Array, Array | None]) -> tuple[Array, Array]:
         x, u = row[0][None], None if row[1] is None else row[1][None]
-        nodes = Balanced(NODES).placed(system.posterior(x, u))
+        nodes = Balanced(count).placed(system.posterior(x, u))
         return _moments(nodes.z[:, 0], (system.model.log_joint(nodes.z, x, u) - nodes.log_q)[:, 0])
 
     return jax.lax.map(one, (x, u), batch_size=_BLOCK)
@@ -41,11 +44,11 @@ def weighted_moments_without_u(system: VariationalModel, x: Array, keys: Key) ->
     are equal, as that of nodes is.
     """
 
-    def moments(_: Key, q: MixturePosterior, z: Array, log_weight: Array) -> tuple[Array, Array]:
+    def moments(_: Key, known: Array, z: Array, log_weight: Array) -> tuple[Array, Array]:
         mean, variance = _moments(z, log_weight)
-        return q.moments()[0] + mean - z.mean(0), variance
+        return mean + known, variance
 
-    return weighted_draws_without_u(system, x, keys, NODES, moments)
+    return weighted_draws_without_u(system, x, keys, _nodes_of(system), moments)
 
 
 def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: Key, count: int) -> Array:
@@ -63,7 +66,7 @@ def weighted_samples(system: VariationalModel, x: Array, u: Array | None, keys: 
 def weighted_samples_without_u(system: VariationalModel, x: Array, keys: Key, count: int) -> Array:
     """The same without u, by draws from q(z|x) = Σ_u p(u|x) q(z|x, u)."""
 
-    def samples(key: Key, _: MixturePosterior, z: Array, log_weight: Array) -> Array:
+    def samples(key: Key, _: Array, z: Array, log_weight: Array) -> Array:
         return _resampled(key, z, log_weight, count)
 
     return weighted_draws_without_u(system, x, keys, _draws_for(count), samples)
@@ -74,6 +77,10 @@ def truncated(log_weight: Array) -> Array:
     count = len(log_weight)
     log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
     return jnp.minimum(log_weight, jax.nn.logsumexp(log_weight) - 0.5 * math.log(count))
+
+
+def _nodes_of(system: VariationalModel) -> int:
+    return FLOW_NODES if isinstance(system.encoder, FlowPosterior) else NODES
 
 
 def _moments(z: Array, log_weight: Array) -> tuple[Array, Array]:

@@ -8,8 +8,7 @@ import numpy as np
 from identica.random import host_rng
 from identica.typing import Array, Key
 
-_BISECTIONS = 40
-_NEWTON_STEPS = 6
+_MOST_STEPS = 60
 
 
 class MonotoneHinges(eqx.Module):
@@ -99,16 +98,22 @@ class MonotoneHinges(eqx.Module):
         zero, _ = self(jnp.zeros_like(y))
         reach = reach + (jnp.abs(zero) + total[:, None]) / jnp.exp(self.slope)[:, None]
 
-        def halve(_, bracket):
-            low, high = bracket
-            middle = 0.5 * (low + high)
-            above = self(middle)[0] > y
-            return jnp.where(above, low, middle), jnp.where(above, middle, high)
+        def going(state):
+            _, _, _, moved, count = state
+            return (count < _MOST_STEPS) & (moved > 0).any()
 
-        low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (-reach, reach))
-
-        def newton(_, x):
+        def step(state):
+            x, low, high, moved, count = state
             value, log_slope = self(x)
-            return jnp.clip(x - (value - y) * jnp.exp(-log_slope), low, high)
+            above = value > y
+            low, high = jnp.where(above, low, x), jnp.where(above, x, high)
+            newton = x - (value - y) * jnp.exp(-log_slope)
+            # Halve the bracket where Newton leaves it or hardly moves less than before.
+            good = (newton >= low) & (newton <= high) & (jnp.abs(newton - x) <= 0.7 * moved)
+            new = jnp.where(good, newton, 0.5 * (low + high))
+            move = jnp.abs(new - x)
+            done = (moved == 0) | (move <= 4 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(x)))
+            return jnp.where(moved == 0, x, new), low, high, jnp.where(done, 0.0, move), count + 1
 
-        return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, 0.5 * (low + high))
+        first = (jnp.zeros_like(y), -reach, reach, 2 * reach, 0)
+        return jax.lax.while_loop(going, step, first)[0]
