@@ -161,7 +161,9 @@ def test_a_flow_is_a_better_start_than_chance_under_little_noise():
         warnings.simplefilter("ignore", ConvergenceWarning)
         flow = FlowICA(max_iter=800, n_restarts=4, random_state=0).fit(data.X, u=data.u)
         taught, alone = (
-            IVAE(max_iter=2000, n_restarts=2, random_state=0).taught_by(teacher).fit(data.X, u=data.u)
+            IVAE(decoder="network", max_iter=2000, n_restarts=2, random_state=0)
+            .taught_by(teacher)
+            .fit(data.X, u=data.u)
             for teacher in (flow, None)
         )
     scores = [

@@ -174,8 +174,9 @@ class IVAE(VariationalEstimator):
     def taught_by(self, flow: FlowICA | None) -> "IVAE":
         """Let one start of the next fits come from a flow fitted to the same rows; None takes that back.
 
-        A flow ignores noise; what it found is a far better start under little noise than chance is.
-        Where the number of components differs, it is of no use and not taken.
+        A flow ignores noise; what it found is a far better start of a network under little noise than chance is.
+        Where the number of components differs it is not taken, nor for a decoder that is a flow: that grows its own,
+        without what the other had learned by heart of the noise.
         """
         self._flow = None if flow is None else (flow.model_, flow.whitening_)
         return self
@@ -225,7 +226,6 @@ class IVAE(VariationalEstimator):
             restarts=check_count("n_restarts", self.n_restarts),
             n_rows=problem.n_rows,
             held_out=problem.held_out,
-            teacher=self._teacher(problem) if problem.discrete else None,
         ).stages()
 
     def _network_plan(self, problem: Problem, observation: Observation) -> IVAEPlan:

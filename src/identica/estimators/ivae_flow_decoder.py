@@ -14,7 +14,7 @@ from identica.compilation import compiled
 from identica.conditionals import Features, GaussianObservation
 from identica.conditionals.priors import moments_over_rows
 from identica.data import Dataset
-from identica.estimators.flow_stages import FlowPlan, affordable_layers, affordable_refinement
+from identica.estimators.flow_stages import FlowPlan, affordable_layers
 from identica.estimators.ivae_flow_start import on_scores_of
 from identica.families import Family
 from identica.models import VariationalModel
@@ -29,11 +29,16 @@ from identica.training import Adam, Stage
 from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
+from identica.training.stage import unchanged
 from identica.typing import Key
 
 _LAYERS = 5
-_FLOW_SHARE, _NOISE_SHARE = 0.16, 0.24
-"""Shares of max_iter for growing the flow and for the flow under noise; a network for decoder needs more."""
+_FLOW_SHARE, _COMPARED_SHARE, _NOISE_SHARE = 0.3, 0.08, 0.4
+"""Shares of max_iter for growing the flow, for several flows under noise, and for the best of these; a network for
+decoder needs more."""
+
+_CARRIED = 3
+"""Flows that are compared under noise: as long as noise is ignored, the likelihood ranks them badly."""
 
 _SAMPLES, _BATCH, _EPOCHS = 8, 512, 100
 """Samples and rows per step of training under noise, and how often it sees a row at most."""
@@ -64,9 +69,7 @@ class FlowDecoderPlan:
     n_components, n_segments, max_iter, restarts, n_rows : int
         As in `FlowPlan`.
     held_out : Dataset or None
-        Rows that decide whether couplings are kept.
-    teacher : FlowTeacher or None
-        A flow of the same rows, which makes growing another one needless.
+        Rows that choose the first level of noise.
     """
 
     features: Features
@@ -78,25 +81,33 @@ class FlowDecoderPlan:
     restarts: int
     n_rows: int
     held_out: Dataset | None
-    teacher: FlowTeacher | None = None
 
     def stages(self) -> list[Stage]:
-        """Growth and polish of a flow, training under noise, and the change of latents."""
-        grown = [] if self.teacher is not None else self._growth()
-        steps = max(1, round(_NOISE_SHARE * self.max_iter))
-        steps = min(steps, -(-_EPOCHS * self.n_rows // _BATCH))
+        """Growth of several flows, training of these under noise, then of the best, and the change of latents."""
         adam = Adam(rate=3e-3, clip=10.0, warmup=100)
-        noisy = Stage(
-            "noise", self._with_noise, _NOISY, _HELD_OUT, adam, steps, batch_size=_BATCH, patience=_PATIENCE
+        compared, steps = (max(1, round(s * self.max_iter)) for s in (_COMPARED_SHARE, _NOISE_SHARE))
+        steps = min(steps, -(-_EPOCHS * self.n_rows // _BATCH))
+        carried = min(_CARRIED, self.restarts)
+        *earlier, last = self._growth()
+        first = Stage(
+            "noise, compared",
+            self._with_noise,
+            _NOISY,
+            _HELD_OUT,
+            adam,
+            min(compared, steps),
+            restarts=carried,
+            batch_size=_BATCH,
         )
+        noisy = replace(first, name="noise", prepare=unchanged, steps=steps, restarts=1, patience=_PATIENCE)
         bound = importance_weighted(16)
         turned = replace(noisy, name="posterior", prepare=_as_variational, steps=0)
-        return [*grown, noisy, replace(turned, objective=bound, evaluate=HeldOutBound(bound))]
+        turned = replace(turned, objective=bound, evaluate=HeldOutBound(bound))
+        return [*earlier, replace(last, keep=carried), first, noisy, turned]
 
     def _growth(self) -> list[Stage]:
-        """Stages of a flow of the scores."""
+        """Stages of flows of the scores: without couplings and polish, which learn noise by heart."""
         n = self.n_components
-        blank = FlowTeacher(self.features, None, n)  # type: ignore[arg-type]
         flow = FlowPlan(
             n_layers=min(_LAYERS, affordable_layers(n, self.n_rows)),
             n_components=n,
@@ -104,17 +115,14 @@ class FlowDecoderPlan:
             n_segments=self.n_segments,
             max_iter=max(1, round(_FLOW_SHARE * self.max_iter)),
             restarts=self.restarts,
-            held_out=None if self.held_out is None else on_scores(blank, self.held_out),
-            couplings=affordable_refinement(n, self.n_rows),
         )
-        return [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.stages()]
+        return [on_scores_of(stage, self.features, n, "flow, ") for stage in flow.growth()]
 
     @property
     def _with_noise(self) -> Callable[[FlowTeacher | None, Dataset, Key], NoisyFlow]:
         """The flow with a prior and the most probable of some first levels of noise."""
 
         def create(system: FlowTeacher | None, data: Dataset, key: Key) -> NoisyFlow:
-            system = system if self.teacher is None else self.teacher
             if system is None:
                 raise ValueError("the flow comes before the noise")
             if self.n_segments:
