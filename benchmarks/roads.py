@@ -189,7 +189,7 @@ def draw(records: list[dict[str, Any]], d: int) -> Figure:
             for r in roads
             if r != "mle auto"
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=7, frameon=False)
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

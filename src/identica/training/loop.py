@@ -193,8 +193,9 @@ class _Run:
             if self.stopped or index == len(self.stages) - 1:
                 self._save(index, state, finished=True)
             if stage.restarts > 1 or not state.restarts:
+                said = lambda h: (Status.CONVERGED if np.isfinite(h) else Status.NON_FINITE).name.lower()
                 state.restarts = [
-                    {"seed": r, "held_out": float(h), "status": _restart_status(h).name.lower(), "origin": o}
+                    {"seed": r, "held_out": float(h), "status": said(h), "origin": o}
                     for r, (h, o) in enumerate(zip(state.best_held_out, state.origins, strict=True))
                 ]
             kept = [member(state.best, static, int(r)) for r in order[: stage.keep]]
@@ -380,10 +381,6 @@ def _still_improving(records: list[dict[str, object]], restart: int, least: floa
     held_out = np.asarray([r["held_out"][restart] for r in own], np.float64)  # type: ignore[index]
     before = held_out[:-1][np.isfinite(held_out[:-1])]
     return len(before) > 0 and bool(before.min() - held_out[-1] > least)
-
-
-def _restart_status(held_out: float) -> Status:
-    return Status.CONVERGED if np.isfinite(held_out) else Status.NON_FINITE
 
 
 def _last(records: list[dict[str, object]], restart: int, name: str, *, default: float) -> float:
