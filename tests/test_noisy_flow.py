@@ -191,15 +191,16 @@ def test_flow_decoder_is_refused_where_it_cannot_be(small):
 
 @pytest.mark.slow
 def test_noise_costs_little_where_the_flow_knows_of_it():
-    data = identica.simulate("iflow", seed=403, noise=0.05)
+    # Of a ceiling of .958; a network alone finds .71 here, and was once preferred.
+    data = identica.simulate("iflow", seed=402, noise=0.05)
     fit, test = data.split(0.2, 0)
     ivae = identica.IVAE(random_state=0).fit(data.X[fit], u=data.u[fit])
     flow = identica.FlowICA(random_state=0).fit(data.X[fit], u=data.u[fit])
     scores = [
         identica.metrics.mcc(data.S[test], e.transform(data.X[test], u=data.u[test])) for e in (ivae, flow)
     ]
-    assert scores[0] > 0.92
-    assert scores[0] > scores[1] + 0.02
+    assert scores[0] > 0.93
+    assert scores[0] > scores[1] + 0.05
 
 
 def test_noise_check_is_the_difference_of_two_closed_forms():
