@@ -81,7 +81,7 @@ class VariationalEstimator(IncompleteRows, MarginalLikelihood, SourceEstimator):
         """q(z|x, u) of rows: ``.mean``, ``.std`` and ``.sample(n, random_state)``.
 
         Means and standard deviations are in units of the sources. Samples have the correlations between
-        components; without u the posterior is a mixture over the values of u. For `IVAE` with a network as decoder both
+        components; without u the posterior is a mixture over the values of u. For `IVAE` with a nonlinear decoder both
         are of draws of q that the model itself weighs, p(x, z|u)/q(z|x, u), and so of its posterior p(z|x, u).
         """
         X, _ = self._check_rows(X)
