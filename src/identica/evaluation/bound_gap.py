@@ -174,8 +174,12 @@ def _encoder_gaussian(target: Target) -> _Gaussian:
         raise DataError("without u the posterior is a mixture, which has no best one of its family; pass u")
     mean, variance = law.moments()
     n = len(mean)
+    entropy = _entropy(target)
+    if entropy is None:  # not a Gaussian, as of a flow: the one with its covariance is where the search begins
+        root = jnp.linalg.cholesky(law.given.covariance_matrix.reshape(n, n))  # type: ignore[attr-defined]
+        return _Gaussian(mean, root, jnp.sqrt(variance), jnp.log(jnp.diagonal(root)).sum())
     z = place(law.given, jnp.eye(n, dtype=mean.dtype))[0].reshape(n, n)
-    log_det = jnp.asarray(law.given.entropy()).reshape(()) - 0.5 * n * (1 + math.log(2 * math.pi))
+    log_det = entropy - 0.5 * n * (1 + math.log(2 * math.pi))
     return _Gaussian(mean, (z - mean).T, jnp.sqrt(variance), log_det)
 
 
