@@ -181,6 +181,17 @@ def test_square_data_are_decoded_by_a_flow(small, tmp_path):
     np.testing.assert_array_equal(again.transform(data.X, u=data.u), with_u)
 
 
+def test_the_gap_of_a_flow_is_found_without_a_closed_entropy(small):
+    # Reports ask for it, and an independent estimate of log p(x|u) less the bound is what it has to be.
+    data, estimator = small
+    gap = estimator.bound_gap(data.X, u=data.u)
+    parts = gap.approximation.value + gap.amortisation.value
+    np.testing.assert_allclose(gap.total.value, parts, atol=0.02)
+    likelihood = estimator.log_likelihood(data.X, u=data.u, method="iwae", n_samples=500).value
+    bound = estimator.log_likelihood(data.X, u=data.u, method="elbo").value
+    np.testing.assert_allclose(gap.total.value, likelihood - bound, atol=0.05)
+
+
 def test_flow_decoder_is_refused_where_it_cannot_be(small):
     data, _ = small
     with pytest.raises(DataError, match="as many components as columns"):

@@ -175,7 +175,9 @@ def _encoder_gaussian(target: Target) -> _Gaussian:
     mean, variance = law.moments()
     n = len(mean)
     entropy = _entropy(target)
-    if entropy is None:  # not a Gaussian, as of a flow: the one with its covariance is where the search begins
+    if (
+        entropy is None
+    ):  # not a Gaussian, as of a flow: the one with its covariance is where the search begins
         root = jnp.linalg.cholesky(law.given.covariance_matrix.reshape(n, n))  # type: ignore[attr-defined]
         return _Gaussian(mean, root, jnp.sqrt(variance), jnp.log(jnp.diagonal(root)).sum())
     z = place(law.given, jnp.eye(n, dtype=mean.dtype))[0].reshape(n, n)
