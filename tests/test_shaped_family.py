@@ -44,7 +44,7 @@ def density(family, component, location, scale):
         bumps = np.exp(-0.5 * ((t - CENTRES) / 0.5) ** 2) @ heights
         return stats.gennorm.pdf(z, p, location, scale) * np.exp(bumps)
 
-    edges = location + sd * np.linspace(-12, 12, 25)
+    edges = location + sd * np.array([-60, *np.linspace(-12, 12, 25), 60])
     parts = [integrate.quad(unnormalised, a, b)[0] for a, b in pairwise(edges)]
     return lambda z: unnormalised(z) / sum(parts)
 
@@ -64,6 +64,26 @@ def test_density_and_moments_are_those_of_quadrature(family, component, natural)
     found_mean, found_variance = family.mean_and_variance(parameters[0])
     assert float(found_mean[component]) == pytest.approx(mean, abs=5e-3 * scale)
     assert float(found_variance[component]) == pytest.approx(moment(2) - mean**2, rel=1e-2)
+
+
+@pytest.mark.parametrize("shape", [-20.0, -1.2, -0.7, 20.0])
+def test_peaked_and_flat_densities_integrate_to_one(shape):
+    """Bumps that lower the peak of a small power: an even grid of nodes found normalisers down to 0."""
+    heights = np.zeros((2, 21), np.float32)
+    heights[0, 7:14] = -5.0
+    heights[1, 9:12] = [1.0, 3.0, -2.0]
+    family = ShapedLocationScale(
+        PowerLocationScale(jnp.full(2, shape, jnp.float32)), jnp.asarray(heights), jnp.ones(())
+    )
+    natural = jnp.asarray([[0.0, 1.0], [0.0, 1.0]], jnp.float32)
+    for component in range(2):
+        exact = density(family, component, 0.0, 1.0)
+        sd = float(family.power.mean_and_variance(natural)[1][component]) ** 0.5
+        z = sd * np.concatenate([np.geomspace(1e-3, 1.5, 9), -np.geomspace(1e-3, 1.5, 9)])
+        found = family.log_prob(
+            jnp.broadcast_to(jnp.asarray(z, jnp.float32)[:, None], (18, 2)), natural[None]
+        )
+        np.testing.assert_allclose(np.asarray(found)[:, component], [np.log(exact(v)) for v in z], atol=1e-2)
 
 
 def test_draws_have_the_stated_moments(family):
