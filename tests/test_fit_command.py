@@ -67,6 +67,23 @@ def test_missing_values_are_marginalised_where_asked(table, tmp_path, capsys):
     assert "expected a finite number, got inf" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_noisy_table_of_as_many_columns_as_sources_is_fitted_and_reported(tmp_path, capsys):
+    """The decoder is a flow then; one such report failed for want of an entropy in closed form."""
+    sizes = ["--n-components", "2", "--n-segments", "10", "--n-per-segment", "300", "--noise", "0.01"]
+    assert main(["simulate", "icebeem", *sizes, "--seed", "1", "--out", str(tmp_path / "t.csv")]) == 0
+    run, columns = tmp_path / "run", ["--u", "u", "--drop", "s*"]
+    tokens = ["fit", tmp_path / "t.csv", *columns, "--method", "ivae", "--max-iter", "300", "--restarts", "1"]
+    run_json(capsys, *tokens, "--out", run)
+    assert "log p exceeds the bound by" in (run / "report.html").read_text()
+    run_json(capsys, "transform", run, tmp_path / "t.csv", "--u", "u", "--out", tmp_path / "s.csv")
+    assert np.isfinite(pd.read_csv(tmp_path / "s.csv").to_numpy()).all()
+    assert np.isfinite(run_json(capsys, "evaluate", run, tmp_path / "t.csv")["log_likelihood"]["mean"])
+    model = identica.load(run / "model")
+    assert model.decoder == "auto"
+    assert type(model.model_.encoder).__name__ == "FlowPosterior"
+
+
 # Time series ----------------------------------------------------------------------------------------
 
 
