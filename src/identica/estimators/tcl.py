@@ -80,7 +80,7 @@ class TCL(ContrastiveEstimator):
         critic: str = "gaussian",
         hidden_sizes: tuple[int, ...] = (64, 64),
         activation: str = "leaky_relu",
-        max_iter: int = 4000,
+        max_iter: int = 12000,
         n_restarts: int = 8,
         validation_fraction: float = 0.1,
         outlier_threshold: float | None = 50.0,
