@@ -1,6 +1,7 @@
 """Hidden Markov chains against enumeration of all paths, and `FlowICA(prior="hmm")`."""
 
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,12 @@ import identica
 from identica.conditionals import HiddenMarkovPrior, Table
 from identica.conditionals.hidden_markov import GaussianStates
 from identica.data import Dataset
-from identica.errors import DataError
+from identica.errors import DataError, Status
 from identica.families import GaussianLocationScale
 from identica.models import FlowModel
-from identica.networks.invertible import InvertibleNetwork
+from identica.networks.invertible import AffineMap, InvertibleNetwork
 from identica.objectives import hidden_markov as objectives
+from identica.objectives.hidden_markov import states_of, with_states
 from identica.random import named_key
 from identica.report.collect import collect
 from identica.series import hidden_markov as chain
@@ -333,6 +335,40 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(fitted, tmp_path):
     again = _estimator(checkpoint=tmp_path / "run").fit(X)
     np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
     np.testing.assert_array_equal(again.states_, fitted.states_)
+
+
+@pytest.mark.parametrize("stage", ["states", "1 layer", "own states", "polish"])
+def test_a_fit_that_a_callback_stops_is_a_fit(stage):
+    X = _series()[0]
+    ica = _estimator(callbacks=[lambda progress: progress.name == stage])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ica.fit(X)
+    assert ica.status_ is Status.STOPPED
+    assert np.isfinite(ica.score(X))
+    assert ica.predict_states(X).max() < 3
+
+
+def test_known_states_make_the_prior_that_counting_makes():
+    _, S, states = _series()
+    data = Dataset(jnp.asarray(S, jnp.float32), jnp.zeros(len(S), jnp.int32))
+    network = InvertibleNetwork.linear(AffineMap(jnp.eye(2), jnp.zeros(2)))
+    flow = with_states(
+        FlowModel(network, GaussianLocationScale()), data, jnp.asarray(states, jnp.int32), 3, 0
+    )
+    mean, variance = flow.prior.family.mean_and_variance(
+        flow.prior.family.natural_parameters(flow.prior.parameters.raw)
+    )
+    for state in range(3):
+        np.testing.assert_allclose(mean[state], S[states == state].mean(0), atol=0.02)
+        np.testing.assert_allclose(variance[state], S[states == state].var(0), rtol=0.15)
+    # Of 1188 steps within pieces of a hundred rows; each state begins with a third of a move to each.
+    within = np.arange(1, len(S)) % 100 != 0
+    moves = np.full((3, 3), 1 / 3)
+    np.add.at(moves, (states[:-1][within], states[1:][within]), 1)
+    expected = moves / moves.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.exp(flow.prior.log_transition), expected, atol=2e-5)
+    assert accuracy(states, np.asarray(states_of(flow, data))) > 0.98
 
 
 def test_the_report_scores_held_out_windows_in_order(fitted):

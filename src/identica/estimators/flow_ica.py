@@ -19,6 +19,7 @@ from identica.estimators.flow_stages import (
 )
 from identica.estimators.growth_rounds import fit_in_rounds
 from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
+from identica.estimators.hidden_markov_turns import fit_by_turns
 from identica.estimators.hidden_states import HiddenStateEstimator
 from identica.estimators.noise_check import JUDGED_ROWS as NOISE_ROWS
 from identica.estimators.noise_check import noise_gain, warn_of_noise
@@ -310,6 +311,8 @@ class FlowICA(HiddenStateEstimator):
         plan = self._plan(problem)
         if not isinstance(plan, FlowPlan):
             return super()._train(problem, checkpoint, callbacks)
+        if isinstance(plan, HiddenMarkovPlan):
+            return fit_by_turns(plan, problem.data, problem.held_out, self.seed_, callbacks, checkpoint)
         return fit_in_rounds(plan, problem.data, problem.held_out, self.seed_, callbacks, checkpoint)
 
     def _chooses_shape(self, problem: Problem) -> bool:

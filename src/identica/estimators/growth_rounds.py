@@ -27,7 +27,7 @@ SAME_OPTIMUM = 0.02
 _FEWEST_RESTARTS = 4
 """Below, half of them are too few to agree by more than chance, and so few are asked for to be quick."""
 
-_GROWTH_SHARE = 0.7
+GROWTH_SHARE = 0.8
 """Of the progress bar."""
 
 
@@ -40,13 +40,29 @@ def fit_in_rounds(
     checkpoint: Checkpoint | None,
 ) -> Fit:
     """Run the plan's growth until its best restart is confirmed, then what follows on the best network."""
+    growing = [within(callback, 0.0, GROWTH_SHARE) for callback in callbacks]
+    grown = grow_in_rounds(plan, data, held_out, seed, growing, checkpoint)
+    if grown.status is Status.STOPPED:
+        return grown
+    finishing = [within(callback, GROWTH_SHARE, 1.0) for callback in callbacks]
+    return finished(plan, grown, data, held_out, seed, finishing, checkpoint)
+
+
+def grow_in_rounds(
+    plan: FlowPlan,
+    data: Dataset,
+    held_out: Dataset | None,
+    seed: int,
+    callbacks: Sequence[Callback],
+    checkpoint: Checkpoint | None,
+) -> Fit:
+    """Growth from new starts until restarts of two origins have found the best optimum, three times at most."""
     rounds: list[Fit] = []
     done = 0.0
     while len(rounds) < MOST_ROUNDS and not confirmed(rounds, plan.n_components):
         place = len(rounds)
         # Most fits end after the first round, so it has most of the bar.
-        share = _GROWTH_SHARE if place == 0 else 0.5 * (1.0 - done)
-        begin, done = done, done + share
+        begin, done = done, done + (0.9 if place == 0 else 0.5 * (1.0 - done))
         stages, own, saved = plan.growth(), seed, checkpoint
         if place > 0:
             stages = [replace(stage, name=f"{stage.name}, round {place + 1}") for stage in stages]
@@ -59,17 +75,27 @@ def fit_in_rounds(
             if not rounds:
                 raise
             break  # a round without a finite likelihood has lost
-        if rounds[-1].status is Status.STOPPED:
-            return joined(rounds)
-        if plan.restarts < _FEWEST_RESTARTS:
+        if rounds[-1].status is Status.STOPPED or plan.restarts < _FEWEST_RESTARTS:
             break
-    grown = joined(rounds)
+    return joined(rounds)
+
+
+def finished(
+    plan: FlowPlan,
+    grown: Fit,
+    data: Dataset,
+    held_out: Dataset | None,
+    seed: int,
+    callbacks: Sequence[Callback],
+    checkpoint: Checkpoint | None,
+) -> Fit:
+    """What follows on the best network."""
     last = run_stages(
         plan.finish(settled(grown.system)),
         data,
         held_out,
         seed=seed,
-        callbacks=[within(callback, done, 1.0) for callback in callbacks],
+        callbacks=callbacks,
         checkpoint=None if checkpoint is None else checkpoint.beside("finish"),
     )
     # What the longest training of the network said stands, unless a polish found worse or was stopped.

@@ -5,7 +5,6 @@ that run side by side; a piece begins anew, as if its past were unknown.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from identica.conditionals.hidden_markov import GaussianStates, HiddenMarkovPrio
 from identica.data import Dataset, mean_over_rows
 from identica.families.base import VARIANCE_FLOOR, ExponentialFamily
 from identica.models.flow import FlowModel
-from identica.models.hidden_markov import TaughtFlow
 from identica.objectives.exact_likelihood import latents_in_blocks
 from identica.series.hidden_markov import Posterior
 from identica.typing import Array, Key
@@ -73,39 +71,6 @@ class HeldOutHiddenMarkov:
 
 
 @dataclass(frozen=True)
-class TaughtProfile:
-    """The profile likelihood of a flow given the states that its teacher sees, nats per row.
-
-    As `ProfileLikelihood`, with probabilities of states in place of segments.
-    """
-
-    def __call__(self, system: TaughtFlow, batch: Dataset, *, key: Key) -> tuple[Array, dict[str, Array]]:
-        cut = Pieces(batch)
-        weights = jax.lax.stop_gradient(cut.posterior(system.teacher, cut.of(batch.x)).probabilities)
-        weights = weights.reshape(-1, weights.shape[-1])
-        z, log_det = latents_in_blocks(system.flow, batch.x)
-        family: Any = system.flow.family
-        rows = cut.of(z).reshape(-1, z.shape[-1])
-        counts = weights.sum(0)
-        flat = family.sufficient_statistics(rows).reshape(len(rows), -1)
-        totals = jnp.matmul(weights.T, flat, precision="highest").reshape(
-            -1, z.shape[-1], flat.shape[1] // z.shape[-1]
-        )
-        means = totals / jnp.maximum(counts, 1e-6)[:, None, None]
-        gain = family.profile_log_likelihood(means).sum(-1)
-        volume = mean_over_rows(family.log_base_measure(z).sum(-1) + log_det, batch.weight)
-        return -(counts * gain).sum() / counts.sum() - volume, {}
-
-
-@dataclass(frozen=True)
-class HeldOutTaught:
-    """−log p of held-out rows, nats per row, under the prior that the teacher's states give the flow."""
-
-    def __call__(self, system: TaughtFlow, data: Dataset, held_out: Dataset, key: Key) -> Array:
-        return HiddenMarkovLikelihood()(with_own_states(system, data, 0), held_out, key=key)[0]
-
-
-@dataclass(frozen=True)
 class StatesUpdate:
     """One step of expectation-maximisation of `GaussianStates`.
 
@@ -145,21 +110,39 @@ class HeldOutStates:
         return StatesLikelihood()(states, held_out, key=key)[0]
 
 
-def with_own_states(system: TaughtFlow, data: Dataset, steps: int) -> FlowModel:
-    """The flow with the prior that its teacher's states give it, after steps of EM of its own."""
-    flow = system.flow
+def posterior_of(codes: Array, n_states: int, cut: Pieces) -> Posterior:
+    """Of rows whose states (N,) are known."""
+    probabilities = jax.nn.one_hot(cut.of(codes), n_states, dtype=cut.weight.dtype) * cut.weight[..., None]
+    inside = jnp.where(cut.first[1:, :, None], 0.0, probabilities[1:])
+    moves = jnp.einsum("lbi,lbj->ij", probabilities[:-1], inside)
+    starts = jnp.where(cut.first[..., None], probabilities, 0.0).sum((0, 1)) + probabilities[0].sum(0)
+    return Posterior(cut.weight, probabilities, starts, moves)
+
+
+def states_of(system: GaussianStates | FlowModel, data: Dataset) -> Array:
+    """The most probable state (N,) of each row, given its piece."""
+    cut = Pieces(data)
+    if isinstance(system, FlowModel):
+        found = cut.posterior(hidden_prior(system), cut.of(latents_in_blocks(system, data.x)[0]))
+    else:
+        found = cut.posterior(system, cut.of(data.x))
+    best = jnp.swapaxes(found.probabilities.argmax(-1), 0, 1)
+    return best.reshape(-1)[: data.n_rows].astype(jnp.int32)
+
+
+def with_states(flow: FlowModel, data: Dataset, codes: Array, n_states: int, steps: int) -> FlowModel:
+    """The flow with the prior that states (N,) of the rows give it, after steps of EM of its own."""
     family = exponential(flow)
     cut = Pieces(data)
     z = cut.of(latents_in_blocks(flow, data.x)[0])
-    found = cut.posterior(system.teacher, cut.of(data.x))
-    prior = HiddenMarkovPrior.from_posterior(family, z, found, floor=VARIANCE_FLOOR)
+    known = posterior_of(codes, n_states, cut)
+    prior = HiddenMarkovPrior.from_posterior(family, z, known, floor=VARIANCE_FLOOR)
 
     def step(_: int, prior: HiddenMarkovPrior) -> HiddenMarkovPrior:
         found = cut.posterior(prior, z)
         return HiddenMarkovPrior.from_posterior(family, z, found, floor=VARIANCE_FLOOR)
 
-    prior = jax.lax.fori_loop(0, steps, step, prior) if steps else prior
-    return FlowModel(flow.demixer, flow.family, prior)
+    return FlowModel(flow.demixer, flow.family, jax.lax.fori_loop(0, steps, step, prior))
 
 
 def hidden_prior(system: FlowModel) -> HiddenMarkovPrior:
