@@ -34,6 +34,8 @@ class ProgressDisplay:
         self._console = console()
         self._bar: Bar | None = None
         self._said = 0.0
+        # Parts of a fit count their own seconds; what is shown is of the whole.
+        self._started = time.monotonic()
 
     def __enter__(self) -> "ProgressDisplay":
         if self._console.is_terminal:
@@ -66,7 +68,8 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=progress.fraction, detail=detail)
         elif progress.fraction >= self._said + self.every:
             self._said = progress.fraction
-            say(f"{self.title}: {progress.fraction:4.0%} after {progress.seconds:.0f} s, {detail}")
+            seconds = time.monotonic() - self._started
+            say(f"{self.title}: {progress.fraction:4.0%} after {seconds:.0f} s, {detail}")
 
 
 class Recorder:
