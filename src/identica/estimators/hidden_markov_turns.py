@@ -26,7 +26,7 @@ from identica.typing import Array
 
 MOST_TURNS = 3
 
-_SETTLED = 0.02
+_SETTLED = 0.005
 """Share of rows to which a turn gives another state, below which it is the last."""
 
 _STATES_SHARE, _GROWTH_SHARE, _OWN_SHARE = 0.15, 0.4, 0.15
