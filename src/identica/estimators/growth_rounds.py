@@ -27,7 +27,7 @@ SAME_OPTIMUM = 0.02
 _FEWEST_RESTARTS = 4
 """Below, half of them are too few to agree by more than chance, and so few are asked for to be quick."""
 
-GROWTH_SHARE = 0.8
+_GROWTH_SHARE = 0.8
 """Of the progress bar."""
 
 
@@ -40,11 +40,11 @@ def fit_in_rounds(
     checkpoint: Checkpoint | None,
 ) -> Fit:
     """Run the plan's growth until its best restart is confirmed, then what follows on the best network."""
-    growing = [within(callback, 0.0, GROWTH_SHARE) for callback in callbacks]
+    growing = [within(callback, 0.0, _GROWTH_SHARE) for callback in callbacks]
     grown = grow_in_rounds(plan, data, held_out, seed, growing, checkpoint)
     if grown.status is Status.STOPPED:
         return grown
-    finishing = [within(callback, GROWTH_SHARE, 1.0) for callback in callbacks]
+    finishing = [within(callback, _GROWTH_SHARE, 1.0) for callback in callbacks]
     return finished(plan, grown, data, held_out, seed, finishing, checkpoint)
 
 

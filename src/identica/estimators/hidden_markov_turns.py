@@ -13,7 +13,7 @@ import numpy as np
 
 from identica.compilation import compiled
 from identica.data import Dataset
-from identica.errors import Status
+from identica.errors import NonFiniteError, Status
 from identica.estimators.growth_rounds import finished, grow_in_rounds
 from identica.estimators.hidden_markov_stages import HiddenMarkovPlan
 from identica.objectives.hidden_markov import states_of
@@ -64,7 +64,12 @@ def fit_by_turns(
             grown = run_stages(_without_steps(plan.told().growth()), told, told_held_out, seed=own_seed)
         else:
             growing = report(done, middle)
-            grown = grow_in_rounds(plan.told(), told, told_held_out, own_seed, growing, saved)
+            try:
+                grown = grow_in_rounds(plan.told(), told, told_held_out, own_seed, growing, saved)
+            except NonFiniteError:
+                if not turns:
+                    raise
+                break  # a turn without a finite likelihood has lost
         stopped = stopped or grown.status is Status.STOPPED
         own = plan.own(grown.system, codes)
         fit = run_stages(
