@@ -11,7 +11,6 @@ import numpy as np
 from identica.conditionals import Features, Observation
 from identica.errors import DataError, DataWarning
 from identica.estimators.base import Problem
-from identica.estimators.decoder_choice import FIRST_SHARE, DecoderChoice
 from identica.estimators.flow_ica import FlowICA
 from identica.estimators.ivae_flow_decoder import FlowDecoderPlan, allowed
 from identica.estimators.ivae_stages import IVAEPlan
@@ -24,7 +23,6 @@ from identica.families import ExponentialFamily, GaussianLocationScale, Gaussian
 from identica.models.marginal_posterior import FactorEncoder
 from identica.models.teacher import FlowTeacher
 from identica.training import Callback, Checkpoint, Fit, Stage
-from identica.training.progress import within
 from identica.typing import FloatArray
 
 _FAMILIES: dict[str, ExponentialFamily] = {
@@ -67,8 +65,7 @@ class IVAE(VariationalEstimator):
     decoder : {"auto", "network", "flow"}
         From sources to columns: a network, or the inverse of a flow, which needs as many sources as columns
         and Gaussian noise that is the same for all rows, and finds hard mixtures more surely. The
-        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few; where that
-        finds noise above .02 of the columns' spread, a network is fitted as well and held-out rows choose.
+        posterior then follows from the flow. ``"auto"`` takes the flow where it can and rows are not few.
     missing : {"error", "marginalise"}
         What NaN in X is: an error, or a value that was not observed, with ``likelihood="gaussian"`` or
         ``"student-t"``. The likelihood then runs over what was observed, the encoder is given the conditional
@@ -249,21 +246,12 @@ class IVAE(VariationalEstimator):
     def _train(
         self, problem: Problem, checkpoint: Checkpoint | None, callbacks: Sequence[Callback] | None = None
     ) -> Fit:
-        callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
-        observation, held_out = self._checked(problem), problem.held_out
-
-        def by_network(callbacks: Sequence[Callback], checkpoint: Checkpoint | None) -> Fit:
-            plan = self._network_plan(problem, observation)
-            return train_network(plan, problem.data, held_out, self.seed_, callbacks, checkpoint)
-
-        if not self._flow_decodes(problem, observation):
-            return by_network(callbacks, checkpoint)
-        if self.decoder != "auto" or held_out is None:
+        observation = self._checked(problem)
+        if self._flow_decodes(problem, observation):
             return super()._train(problem, checkpoint, callbacks)
-        first = super()._train(problem, checkpoint, [within(c, 0.0, FIRST_SHARE) for c in callbacks])
-        return DecoderChoice(problem.data, held_out, self.seed_).better(
-            first, by_network, callbacks, checkpoint
-        )
+        callbacks = check_callbacks(self.callbacks) if callbacks is None else callbacks
+        plan = self._network_plan(problem, observation)
+        return train_network(plan, problem.data, problem.held_out, self.seed_, callbacks, checkpoint)
 
     def _flow_decodes(self, problem: Problem, observation: Observation) -> bool:
         """Whether the decoder is the inverse of a flow."""
