@@ -37,6 +37,8 @@ def clean_scores(
 ) -> PrecisionGaussian:
     """The posterior of clean scores by Laplace's approximation: batch shape (B,), event shape (n,).
 
+    Gradients pass through the last step only.
+
     Parameters
     ----------
     demixer : InvertibleNetwork or RefinedNetwork
@@ -63,7 +65,7 @@ def clean_scores(
     point = scores
     for _ in range(steps - 1):
         point = point + _CAUTION * (step(point).mean.T - point)
-    return step(point)
+    return step(jax.lax.stop_gradient(point))
 
 
 class FlowPosterior(Conditional):

@@ -57,16 +57,15 @@ class NoisyFlow(eqx.Module):
     def log_weights(self, x: Array, u: Array, count: int, *, key: Key) -> Array:
         """log p(x, x̃_k|u) − log q(x̃_k), nats (K, B): their mean weight estimates p(x|u).
 
-        q is Laplace's approximation, which is not trained: gradients reach the densities only, so that the
-        gradient of the logarithm of the mean weight is an importance-sampled Fisher identity.
+        q is Laplace's approximation, and gradients pass through its last step. Without them training cared for the
+        densities at draws that stay where they are, flows became such that q missed their posteriors, and the bound fell
+        while it was trained (ten sources: −.7 to −3.2 nats within one depth).
         """
         scores = self.teacher.scores(x)
         root = noise_root(self.loading, self.observation)
-        fixed: NoisyFlow = jax.lax.stop_gradient(self)
-        given = rows_last_moments(fixed._prior(u), len(x))
-        still = jax.lax.stop_gradient(root)
-        q = clean_scores(fixed._demixer, scores.T, still @ still.T, given, _STEPS)
-        clean, log_q = jax.lax.stop_gradient(q.sample_with_log_prob(key, (count,)))
+        given = rows_last_moments(self._prior(u), len(x))
+        q = clean_scores(self._demixer, scores.T, root @ root.T, given, _STEPS)
+        clean, log_q = q.sample_with_log_prob(key, (count,))
         z, log_det = self.flow.latents(clean.reshape(-1, clean.shape[-1]))
         log_p = self._prior(u).log_prob(z.reshape(clean.shape)) + log_det.reshape(log_q.shape)
         # log|det R| without that of the loading makes a density of scores one of columns.
