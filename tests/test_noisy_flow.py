@@ -84,6 +84,27 @@ def test_linear_flow_has_the_closed_form_likelihood(rows):
         np.testing.assert_allclose(logs[:, row], expected + volume, atol=1e-8)
 
 
+def test_gradients_pass_through_the_proposal(rows):
+    # Of a linear flow every draw has the same weight, whatever its parameters: gradients are those of the closed form,
+    # without the error of draws that stay where they are.
+    x, u = rows
+    system = noisy_flow(1)
+
+    @jax.jit
+    def closed_form(weight):
+        back = jnp.linalg.inv(weight)
+        noise = jnp.asarray(MATRIX.T @ np.diag(NOISE) @ MATRIX)
+        means = (jnp.asarray(MEANS)[u] - system.flow.network.last.bias) @ back.T
+        cov = jnp.einsum("ij,bj,kj->bik", back, jnp.asarray(VARIANCES)[u], back) + noise
+        scores = (x - jnp.asarray(CENTER)) @ jnp.asarray(MATRIX)
+        return jax.scipy.stats.multivariate_normal.logpdf(scores, means, cov).sum()
+
+    place = lambda s: s.teacher.flow.demixer.last.weight
+    drawn = lambda w: eqx.tree_at(place, system, w).log_weights(x, u, 3, key=jax.random.key(0)).mean(0).sum()
+    found = eqx.filter_jit(jax.grad(drawn))(place(system))
+    np.testing.assert_allclose(found, jax.grad(closed_form)(place(system)), rtol=1e-6)
+
+
 def test_linear_posterior_is_the_closed_form(rows):
     x, u = rows
     system = noisy_flow(1)

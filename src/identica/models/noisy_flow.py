@@ -1,7 +1,6 @@
 """A flow whose observations carry noise, in training: z = g(x̃), x = x̃ + noise, x̃ not seen."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
@@ -58,8 +57,8 @@ class NoisyFlow(eqx.Module):
         """log p(x, x̃_k|u) − log q(x̃_k), nats (K, B): their mean weight estimates p(x|u).
 
         q is Laplace's approximation, and gradients pass through its last step. Without them training cared for the
-        densities at draws that stay where they are, flows became such that q missed their posteriors, and the bound fell
-        while it was trained (ten sources: −.7 to −3.2 nats within one depth).
+        densities at draws that stay where they are, flows became such that q missed their posteriors, and the bound
+        fell while it was trained (ten sources: −.7 to −3.2 nats within one depth).
         """
         scores = self.teacher.scores(x)
         root = noise_root(self.loading, self.observation)
