@@ -92,7 +92,7 @@ def continue_with(which: str, create: Any) -> Any:
     return prepare
 
 
-def on_scores_of(stage: Stage, features: Features, n: int, prefix: str = "flow start, ") -> Stage:
+def on_scores_of(stage: Stage, features: Features, n: int) -> Stage:
     """A stage of a flow as a stage of a teacher, which sees the scores of x."""
     prepare_flow = stage.prepare
 
@@ -103,7 +103,7 @@ def on_scores_of(stage: Stage, features: Features, n: int, prefix: str = "flow s
 
     return replace(
         stage,
-        name=f"{prefix}{stage.name}",
+        name=f"flow start, {stage.name}",
         prepare=prepare,
         objective=OnScores(stage.objective),
         evaluate=HeldOutOnScores(stage.evaluate),
