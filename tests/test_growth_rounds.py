@@ -1,15 +1,20 @@
 """Rounds of growth: a best restart that stands alone is not believed, and nothing of any round is lost."""
 
 import warnings
+from dataclasses import replace
 
+import equinox as eqx
 import numpy as np
 import pytest
 
 import identica
+from identica.data import Dataset
 from identica.errors import Interrupted, Status
 from identica.estimators import growth_rounds
 from identica.estimators.growth_rounds import SAME_OPTIMUM, confirmed, joined
 from identica.training import Fit
+
+NO_ROWS = Dataset(np.zeros((0, 2)))
 
 
 def a_fit(losses, origins, *, status=Status.CONVERGED, name="") -> Fit:
@@ -33,13 +38,35 @@ def test_restarts_of_one_origin_do_not_confirm_each_other():
 
 def test_rounds_are_joined_with_the_best_of_all():
     rounds = [a_fit([2.0, 3.0], [1, 0], name="first"), a_fit([1.0, 4.0], [1, 0], name="second")]
-    fit = joined(rounds)
+    fit = joined(rounds, NO_ROWS, None)
     assert fit.system == "second"
     assert fit.n_steps == 20
     assert fit.history["step"].tolist() == [0, 1, 2, 0, 1, 2]
     assert [r["seed"] for r in fit.restarts] == [0, 1, 2, 3]
     assert [r["origin"] for r in fit.restarts] == [1, 0, 3, 2]
-    assert joined([rounds[1], a_fit([9.0], [0], status=Status.STOPPED)]).status is Status.STOPPED
+    assert (
+        joined([rounds[1], a_fit([9.0], [0], status=Status.STOPPED)], NO_ROWS, None).status is Status.STOPPED
+    )
+
+
+def test_only_the_best_of_another_round_is_compared_with_the_best_of_all():
+    rng = np.random.default_rng(0)
+    rows = Dataset(rng.standard_normal((500, 2)))
+    systems = [Turned(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])) for a in (0.6, 0.0)]
+    rounds = [
+        replace(a_fit([2.0, 3.0], [1, 0]), system=systems[0]),
+        replace(a_fit([1.0, 4.0], [1, 0]), system=systems[1]),
+    ]
+    rounds[1].restarts[0]["agreement"] = rounds[1].restarts[0]["least_agreement"] = 1.0
+    first, second, best, last = joined(rounds, rows, lambda system, rows: rows.x @ system.matrix).restarts
+    assert first["agreement"] == pytest.approx(np.cos(0.6), abs=0.05)
+    assert second["agreement"] is None
+    assert best["agreement"] == 1.0
+    assert "agreement" not in last
+
+
+class Turned(eqx.Module):
+    matrix: np.ndarray
 
 
 def fitted(rows, **options):

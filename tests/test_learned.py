@@ -16,7 +16,7 @@ from identica.estimators.exact import clear_effects, effect_of_u
 from identica.families import GaussianScale, PowerLocationScale
 from identica.networks.coupling import CouplingStack, RefinedNetwork
 from identica.networks.invertible import AffineMap, InvertibleNetwork
-from identica.report import learned, statements
+from identica.report import learned, starts, statements
 from identica.report.baseline import held_out_scores
 
 SMALL = {"hidden_sizes": (2,), "max_iter": 300, "n_restarts": 2, "random_state": 0}
@@ -117,7 +117,7 @@ def test_learned_shapes_are_told_in_the_order_of_sources(kept):
 def test_restarts_grown_from_one_network_do_not_count_as_agreement():
     def finding(*origins):
         held_out = [1.0, 1.01, 3.0][: len(origins)]
-        return statements.restarts(
+        return starts.restarts(
             [{"held_out": h, "origin": o, "status": ""} for h, o in zip(held_out, origins, strict=True)], 2
         )
 

@@ -16,7 +16,7 @@ import pytest
 from scipy.stats import norm
 
 from identica.errors import DataError, Status, StorageError
-from identica.report import statements
+from identica.report import starts, statements
 from identica.report.contents import ReportContents, read_contents
 from identica.report.figures import Drawing, segment_colours
 from identica.report.storage import replacing, sha256_of, write_text
@@ -74,7 +74,7 @@ def make_contents(**changes) -> ReportContents:
         findings=(
             statements.convergence(Status.CONVERGED, 900),
             *statements.held_out(scores, "FlowICA"),
-            statements.restarts(restarts, 2),
+            starts.restarts(restarts, 2),
             statements.distinct_values(SEGMENTS, 2, 2),
         ),
         sources=sources,
@@ -227,10 +227,10 @@ def test_restarts_agree_within_a_stated_tolerance():
     def records(*values):
         return [{"seed": i, "held_out": v, "status": ""} for i, v in enumerate(values)]
 
-    assert statements.restarts(records(1.0, 1.039, 1.041, None), 2).value == "2 of 4"
-    assert statements.restarts(records(1.0, 2.0), 2).verdict == "warning"
-    assert statements.restarts(records(1.0), 2).verdict == "info"
-    assert statements.restarts([], 2) is None
+    assert starts.restarts(records(1.0, 1.039, 1.041, None), 2).value == "2 of 4"
+    assert starts.restarts(records(1.0, 2.0), 2).verdict == "warning"
+    assert starts.restarts(records(1.0), 2).verdict == "info"
+    assert starts.restarts([], 2) is None
 
 
 @pytest.mark.parametrize(("n_segments", "verdict"), [(4, "warning"), (5, "info"), (16, "good")])

@@ -130,6 +130,8 @@ class FlowPlan:
                     restarts=self.restarts,
                     keep=keep,
                     batch_size=self.batch_size,
+                    sources=_sources if last else None,
+                    cost=depth,
                 )
             )
         if self.learns_shape and len(stages) > 1 and isinstance(evaluate, HeldOutProfile):
@@ -211,6 +213,10 @@ class FlowPlan:
             )
 
         return create
+
+
+def _sources(system: FlowModel, rows: Dataset) -> Array:
+    return system.sources(rows.x)
 
 
 def layers(depth: int) -> str:

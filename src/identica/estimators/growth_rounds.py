@@ -16,8 +16,11 @@ from identica.estimators.flow_stages import FlowPlan, settled
 from identica.random import named_rng
 from identica.training import Fit
 from identica.training import fit as run_stages
+from identica.training.agreement import Agreement, agreements
 from identica.training.checkpoint import Checkpoint
+from identica.training.population import stack
 from identica.training.progress import Callback, within
+from identica.training.stage import Sources
 
 MOST_ROUNDS = 3
 
@@ -77,7 +80,7 @@ def grow_in_rounds(
             break  # a round without a finite likelihood has lost
         if rounds[-1].status is Status.STOPPED or plan.restarts < _FEWEST_RESTARTS:
             break
-    return joined(rounds)
+    return joined(rounds, data if held_out is None else held_out, plan.growth()[-1].sources)
 
 
 def finished(
@@ -115,18 +118,28 @@ def confirmed(rounds: Sequence[Fit], n_components: int) -> bool:
     return len(losses) > 1 and losses[1] - losses[0] <= SAME_OPTIMUM * n_components
 
 
-def joined(rounds: Sequence[Fit]) -> Fit:
-    """The best system of all rounds, with the history and the restarts of all."""
-    best = min(rounds, key=lambda fit: min(float(r["held_out"]) for r in fit.restarts))  # type: ignore[arg-type]
-    stopped = rounds[-1].status is Status.STOPPED
+def joined(rounds: Sequence[Fit], rows: Dataset, sources: Sources | None) -> Fit:
+    """The best system of all rounds, with the history and the restarts of all.
+
+    Of other rounds than the best one only the best restart is compared with it, by its ``sources`` of ``rows``.
+    """
+    losses = [min(float(r["held_out"]) for r in fit.restarts) for fit in rounds]  # type: ignore[arg-type]
+    winner = int(np.argmin(losses))
+    best = rounds[winner]
+    compared: list[Agreement] = []
+    if len(rounds) > 1 and sources is not None:
+        compared = agreements(*stack([fit.system for fit in rounds]), winner, rows, sources)
     restarts: list[dict[str, object]] = []
-    for fit in rounds:
+    for place, fit in enumerate(rounds):
         first = len(restarts)
-        # Origins are numbered among the restarts of their round.
-        restarts += [
-            {**r, "seed": first + int(r["seed"]), "origin": first + int(r["origin"])}  # type: ignore[call-overload]
-            for r in fit.restarts
-        ]
+        for record in fit.restarts:
+            # Restarts and their origins are numbered among those of their round.
+            own = {k: first + int(record[k]) for k in ("seed", "origin")}  # type: ignore[call-overload]
+            if place != winner and compared:
+                leads = record["held_out"] == losses[place]
+                own |= compared[place] if leads else dict.fromkeys(compared[place])
+            restarts.append({**record, **own})
+    stopped = rounds[-1].status is Status.STOPPED
     return Fit(
         best.system,
         {k: np.concatenate([fit.history[k] for fit in rounds]) for k in best.history},

@@ -31,7 +31,7 @@ from identica.training.compiled import evaluate_population
 from identica.training.loop import MONITOR_ROWS
 from identica.training.population import stack
 from identica.training.stage import unchanged
-from identica.typing import Key
+from identica.typing import Array, Key
 
 _LAYERS = 5
 _GROWTH_SHARE = 0.5
@@ -107,6 +107,7 @@ class FlowDecoderPlan:
             steps=max(1, round(_TUNING_SHARE * self.max_iter)),
             restarts=1,
             batch_size=_TUNING_BATCH,
+            cost=grown[-1].cost * _TUNING_SAMPLES / _SAMPLES,
         )
         bound = importance_weighted(16)
         turned = replace(tuning, name="posterior", prepare=_as_variational, steps=0)
@@ -132,6 +133,7 @@ class FlowDecoderPlan:
             evaluate=_HELD_OUT,
             solver=_ADAM,
             batch_size=_BATCH,
+            sources=None if stage.sources is None else _sources,
         )
 
     def _with_noise(self, system: FlowTeacher, data: Dataset, key: Key) -> NoisyFlow:
@@ -161,6 +163,10 @@ def _with_prior(system: FlowTeacher, data: Dataset, family: Family, n_segments: 
     flow = FlowModel(system.flow.demixer, family)
     prior = segment_prior(flow, on_scores(system, data), n_segments)
     return FlowTeacher(system.features, FlowModel(flow.demixer, family, prior), system.n_components)
+
+
+def _sources(system: NoisyFlow, rows: Dataset) -> Array:
+    return system.teacher.sources(rows.x)
 
 
 def _as_variational(system: NoisyFlow | None, data: Dataset, key: Key) -> VariationalModel:

@@ -107,6 +107,8 @@ def on_scores_of(stage: Stage, features: Features, n: int) -> Stage:
         prepare=prepare,
         objective=OnScores(stage.objective),
         evaluate=HeldOutOnScores(stage.evaluate),
+        sources=None,
+        cost=1.0,
     )
 
 

@@ -151,7 +151,9 @@ class IVAEPlan:
             patience=self._patience,
         )
         steps = [max(1, round(share * self.max_iter)) for share in (_COMPARED, _CONTINUED)]
-        comparison = replace(bound, name="comparison", prepare=_released, steps=steps[0], keep=1)
+        comparison = replace(
+            bound, name="comparison", prepare=_released, steps=steps[0], keep=1, sources=_sources
+        )
         winner = replace(comparison, name="training", prepare=unchanged, steps=steps[1], restarts=1)
         return [*starts, bound, comparison, winner]
 
@@ -369,6 +371,10 @@ def _mean(encoder: ProductOfExperts, x: Array) -> Array:
 def _posterior(system: VariationalModel, x: Array, u: Array) -> tuple[Array, Array]:
     q = system.posterior(x, u)
     return q.mean, q.covariance_matrix  # type: ignore[return-value]
+
+
+def _sources(system: VariationalModel, rows: Dataset) -> Array:
+    return system.posterior(rows.x, rows.u).mean
 
 
 def _released(system: VariationalModel | None, data: Dataset, key: Key) -> VariationalModel:

@@ -62,7 +62,7 @@ def _forms(parts: BoundDecomposition, n_rows: int) -> Finding:
     many = unreliable is not None and unreliable > _MANY_UNRELIABLE
     if many:
         text += (
-            f" The encoder's posterior misses much of the true one in {unreliable:.0%} of these rows (Pareto shape "
+            f" The model's own posterior misses much of the true one in {unreliable:.0%} of these rows (Pareto shape "
             f"above {UNRELIABLE_K:g}), whose likelihood is underestimated; method='qmc' or 'ais' does better."
         )
     return Finding(
@@ -81,7 +81,7 @@ def _gap(gap: BoundGap) -> Finding:
     text = (
         f"log p exceeds the bound by {'at least ' if lower else ''}{_with_error(gap.total)} nats per row: "
         f"{_with_error(gap.approximation)} because no {_FAMILIES[gap.family]} follows the posterior, and "
-        f"{_with_error(gap.amortisation)} because the encoder's is not the best one of each row."
+        f"{_with_error(gap.amortisation)} because the model's own is not the best one of each row."
     )
     return Finding(
         "gap of the bound",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from identica.errors import Status
-from identica.report import learned, statements
+from identica.report import learned, starts, statements
 from identica.report.baseline import held_out_scores
 from identica.report.bound import bound
 from identica.report.contents import ReportContents
@@ -76,9 +76,8 @@ def collect(
         for finding in (
             learned.choice(candidates),
             # Where sources are not determined, equal objectives are no agreement.
-            statements.restarts(list(estimator.restarts_), n)
-            if name != "LinearICA" and not controls
-            else None,
+            starts.restarts(list(estimator.restarts_), n) if name != "LinearICA" and not controls else None,
+            starts.sources_of_restarts(list(estimator.restarts_), n),
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
             else None,
@@ -179,6 +178,7 @@ def _restart(record: dict[str, Any]) -> dict[str, Any]:
         "seed": int(record["seed"]),
         "held_out": held_out if np.isfinite(held_out) else None,
         "status": status.name.lower() if isinstance(status, Status) else str(status),
+        "agreement": record.get("agreement"),
     }
 
 

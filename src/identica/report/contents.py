@@ -131,6 +131,7 @@ HEADLINES = (
     "held-out log-likelihood",
     "gain over linear ICA",
     "agreement of restarts",
+    "agreement of sources",
     "distinct values of u",
 )
 

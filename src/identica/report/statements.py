@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from identica.errors import Status
-from identica.estimators.growth_rounds import SAME_OPTIMUM
 from identica.estimators.variance_profiles import inseparable_pairs
 from identica.findings import Finding
 from identica.typing import FloatArray, IntArray
@@ -90,46 +89,6 @@ def _gain(linear: str, gain: float, error: float, bound: bool) -> Finding:
         )
     return Finding(
         "gain over linear ICA", gain, "nats per row", (gain - 2 * error, gain + 2 * error), verdict, text
-    )
-
-
-def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None:
-    """Whether different starts arrive at the same held-out objective."""
-    values = np.array([np.nan if r["held_out"] is None else r["held_out"] for r in records], dtype=np.float64)
-    if len(values) == 0:
-        return None
-    if len(values) == 1:
-        return Finding(
-            "agreement of restarts",
-            None,
-            verdict="info",
-            text="There was one start only, so this run cannot show whether another one would end elsewhere.",
-        )
-    tolerance = SAME_OPTIMUM * n_components
-    best = np.nanmin(values)
-    agree = int((values <= best + tolerance).sum())
-    text = f"{agree} of {len(values)} starts end within {tolerance:.2f} nats per row of the best one"
-    failed = int((~np.isfinite(values)).sum())
-    if failed:
-        text += f"; {failed} became non-finite"
-    origins = {r.get("origin", i) for i, r in enumerate(records) if values[i] <= best + tolerance}
-    more = f"a better optimum may exist, so raise n_restarts ({len(values)} here)."
-    if agree == 1:
-        text += f". The best stands alone: {more}"
-    elif len(origins) == 1:
-        text += (
-            f". All of these were grown from the same first network, so their agreement says little: {more}"
-        )
-    else:
-        if len(origins) < agree:
-            text += f", grown from {len(origins)} different first networks"
-        text += ". Agreement is necessary, not sufficient: all starts share the assumptions of the method."
-    return Finding(
-        "agreement of restarts",
-        f"{agree} of {len(values)}",
-        verdict="good" if len(origins) > 1 else "warning",
-        text=text,
-        reference=f"within {SAME_OPTIMUM} nats per row and source",
     )
 
 

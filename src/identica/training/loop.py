@@ -27,6 +27,7 @@ from identica.training.compiled import (
 )
 from identica.training.population import member, ranking, stack
 from identica.training.progress import Callback, Progress
+from identica.training.records import columns_of, last_value, restart_records, still_improving
 from identica.training.solvers import EM, StepSolver
 from identica.training.stage import Stage
 from identica.typing import PyTree
@@ -52,8 +53,9 @@ class Fit:
     history : dict of arrays
         ``stage, step, restart, loss, held_out``: one entry per chunk and restart, nats per row.
     restarts : list of dict
-        Of the last stage that trained several: seed, held-out objective and status of each, and the
-        restart of the first stage that it was grown from (origin).
+        Of the last stage that trained several: seed, held-out objective and status of each, the restart
+        of the first stage that it was grown from (origin) and, if the stage names sources, how these
+        agree with those of the best (`Agreement`).
     status : Status
         How it ended.
     n_steps : int
@@ -148,9 +150,9 @@ class _Run:
         self.monitor_fit = data.head(MONITOR_ROWS)
         self.monitor = self.monitor_fit if held_out is None else held_out.head(MONITOR_ROWS)
         self.started = time.monotonic()
-        # Work of a stage in row-steps, for an honest progress bar.
+        # Work of a stage in rows of steps, for an honest progress bar.
         rows = [min(s.batch_size or data.n_rows, data.n_rows) for s in stages]
-        self.work = [s.steps * s.restarts * r for s, r in zip(stages, rows, strict=True)]
+        self.work = [s.steps * s.restarts * r * s.cost for s, r in zip(stages, rows, strict=True)]
         self.stopped = False
 
     def __call__(self) -> Fit:
@@ -193,11 +195,9 @@ class _Run:
             if self.stopped or index == len(self.stages) - 1:
                 self._save(index, state, finished=True)
             if stage.restarts > 1 or not state.restarts:
-                said = lambda h: (Status.CONVERGED if np.isfinite(h) else Status.NON_FINITE).name.lower()
-                state.restarts = [
-                    {"seed": r, "held_out": float(h), "status": said(h), "origin": o}
-                    for r, (h, o) in enumerate(zip(state.best_held_out, state.origins, strict=True))
-                ]
+                state.restarts = restart_records(
+                    stage, state.best, static, state.best_held_out, state.origins, self.monitor
+                )
             kept = [member(state.best, static, int(r)) for r in order[: stage.keep]]
             origins = [state.origins[r] for r in order[: stage.keep]]
             records, restarts, n_steps = state.records, state.restarts, state.n_steps
@@ -209,7 +209,7 @@ class _Run:
                 for later in range(index + 1, len(self.stages)):
                     kept = [self._prepare(later, kept[0], 0)]
                 break
-        history = _columns(records, [s.name for s in self.stages])
+        history = columns_of(records, [s.name for s in self.stages])
         return Fit(kept[0], history, restarts, status, n_steps)
 
     def _prepare(self, index: int, system: PyTree | None, restart: int) -> PyTree:
@@ -319,10 +319,10 @@ class _Run:
             self.stopped = True
             return Status.STOPPED
         best = int(ranking(state.best_held_out)[0])
-        if not np.isfinite(_last(state.records, best, "loss", default=0.0)):
+        if not np.isfinite(last_value(state.records, best, "loss", default=0.0)):
             return Status.NON_FINITE
         least = TOLERANCE if stage.tolerance is None else stage.tolerance
-        return Status.MAX_ITER if _still_improving(state.records, best, least) else Status.CONVERGED
+        return Status.MAX_ITER if still_improving(state.records, best, least) else Status.CONVERGED
 
     def _evaluate(self, index: int, stage: Stage, state: _State, static: PyTree, loss: np.ndarray) -> None:
         key = named_key(self.seed, "evaluate", index)
@@ -349,7 +349,7 @@ class _Run:
             step=state.step,
             steps=stage.steps,
             fraction=done / max(sum(self.work), 1),
-            loss=float(_last(state.records, best, "loss", default=np.nan)),
+            loss=float(last_value(state.records, best, "loss", default=np.nan)),
             held_out=float(state.best_held_out[best]),
             seconds=time.monotonic() - self.started,
         )
@@ -369,32 +369,3 @@ def _check_monotone(name: str, step: int, rise: float, dtype: str) -> None:
             "does. The problem is too ill-conditioned for this precision: try precision='float64', or "
             "remove columns that others determine"
         )
-
-
-def _still_improving(records: list[dict[str, object]], restart: int, least: float) -> bool:
-    """Whether the last chunk brought the held-out objective below all before it by more than ``least``.
-
-    Recovering from a rise is no progress: the best weights are kept, and those are older.
-    """
-    # Of this stage only: restarts of the stage before are numbered otherwise.
-    own = [r for r in records if r["stage"] == records[-1]["stage"]]
-    held_out = np.asarray([r["held_out"][restart] for r in own], np.float64)  # type: ignore[index]
-    before = held_out[:-1][np.isfinite(held_out[:-1])]
-    return len(before) > 0 and bool(before.min() - held_out[-1] > least)
-
-
-def _last(records: list[dict[str, object]], restart: int, name: str, *, default: float) -> float:
-    values = records[-1][name] if records else None
-    return default if values is None or records[-1]["step"] == 0 else float(values[restart])  # type: ignore[index]
-
-
-def _columns(records: list[dict[str, object]], names: list[str]) -> dict[str, np.ndarray]:
-    rows = [
-        (names[int(r["stage"])], r["step"], restart, loss, held_out)  # type: ignore[arg-type]
-        for r in records
-        for restart, (loss, held_out) in enumerate(zip(r["loss"], r["held_out"], strict=True))  # type: ignore[arg-type]
-    ]
-    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), (), ()]
-    types = (np.str_, np.int64, np.int64, np.float64, np.float64)
-    keys = ("stage", "step", "restart", "loss", "held_out")
-    return {k: np.asarray(c, dtype=t) for k, c, t in zip(keys, columns, types, strict=True)}

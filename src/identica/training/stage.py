@@ -19,6 +19,9 @@ Objective: TypeAlias = Callable[..., tuple[Array, dict[str, Array]]]
 Evaluate: TypeAlias = Callable[[PyTree, Dataset, Dataset, Key], Array]
 """``evaluate(system, fit_data, held_out_data, key) -> scalar``, nats per row, lower is better; hashable."""
 
+Sources: TypeAlias = Callable[[PyTree, Dataset], Array]
+"""``sources(system, rows) -> (rows, n)``: what the system takes for the sources of these rows; hashable."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -52,6 +55,10 @@ class Stage:
     tolerance : float or None
         Least improvement of a chunk, nats per row, that counts. None counts any, and calls a fit not
         converged only if its last chunk gained more than `loop.TOLERANCE`.
+    sources : callable or None
+        By which restarts are compared at the end, where the method claims to determine sources.
+    cost : float
+        What a row of a step costs, relative to other stages; for the progress bar.
     """
 
     name: str
@@ -66,6 +73,8 @@ class Stage:
     chunk: int = 100
     patience: int | None = None
     tolerance: float | None = None
+    sources: Sources | None = None
+    cost: float = 1.0
 
     def prepare_of(self, restart: int) -> Prepare:
         """How restart number ``restart`` begins."""

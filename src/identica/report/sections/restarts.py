@@ -34,6 +34,12 @@ def section(contents: ReportContents) -> Section | None:
             f"held-out objective, {contents.facts.get('objective', 'nats per row')} (left is better)"
         )
         figure = Markup(drawing.svg())
-    found = next((f for f in contents.findings if f.name == "agreement of restarts"), None)
-    html = render("restarts", records=records, figure=figure, finding=found)
+    names = ("agreement of restarts", "agreement of sources")
+    html = render(
+        "restarts",
+        records=records,
+        figure=figure,
+        findings=[f for f in contents.findings if f.name in names],
+        compared=any(record.get("agreement") is not None for record in records),
+    )
     return Section("restarts", "Do different starts agree?", "Restarts", html)
