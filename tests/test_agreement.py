@@ -82,20 +82,14 @@ def record(held_out, agreement, origin=None, least=None):
 @pytest.mark.parametrize(
     ("others", "verdict", "said"),
     [
-        ([record(1.01, SAME_SOURCES, 1)], "good", "same sources"),
+        ([record(1.01, SAME_SOURCES, 1)], "good", "The other start found the same sources"),
         ([record(1.01, SAME_SOURCES, 0)], "info", "same first network"),
-        ([record(1.01, SAME_SOURCES - 0.01, 1)], "warning", "partly other sources"),
-        (
-            [record(1.01, OTHER_SOURCES - 0.01, 1, 0.3), record(1.0, 0.99, 2)],
-            "bad",
-            "least of one source 0.30",
-        ),
-        ([record(1.5, 0.99, 1)], "info", "1 of 1 found the same"),
-        (
-            [record(1.5, 0.7, 1), record(1.6, 0.4, 2)],
-            "warning",
-            "none found its sources (correlation up to 0.70)",
-        ),
+        ([record(1.5, 0.99, 1)], "good", "the same sources"),
+        ([record(1.005, SAME_SOURCES - 0.01, 1)], "warning", "partly other sources"),
+        ([record(1.005, OTHER_SOURCES - 0.01, 1, 0.3), record(1.0, 0.99, 2)], "bad", "of one source 0.30"),
+        # One that explains rows worse does not count against the best.
+        ([record(1.01, 0.7, 1), record(1.02, 0.97, 2)], "good", "1 of 2 other starts found others"),
+        ([record(1.5, 0.7, 1), record(1.6, 0.4, 2)], "warning", "No other start found the sources"),
     ],
 )
 def test_findings_on_the_sources_of_other_starts(others, verdict, said):

@@ -135,7 +135,9 @@ class FlowICA(HiddenStateEstimator):
     history_ : dict of arrays
         ``stage, step, restart, loss, held_out``, nats per row.
     restarts_ : list of dict
-        Seed, held-out objective and status of each restart, and the first network that it grew from.
+        Seed, held-out objective and status of each restart, the first network that it grew from (origin) and, for
+        the network that grows, ``agreement`` and ``least_agreement``: mean and least absolute correlation of its
+        sources with those of the best restart, on held-out rows, with a discrete u centred out.
     effect_of_u_ : array (2, n_components) or None
         How much the distribution of each source differs between values of u on held-out rows, as a total
         variation distance from 0 to 1, and its standard deviation by chance; None with fewer than 50.

@@ -10,6 +10,9 @@ from identica.findings import Finding
 SAME_SOURCES, OTHER_SOURCES = 0.95, 0.8
 """Mean correlation from which two starts have found the same sources, and below which they have found others."""
 
+AS_GOOD = 0.004
+"""Held-out nats per row and source within which two starts explain rows equally well: none is trained to the end."""
+
 
 def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None:
     """Whether different starts arrive at the same held-out objective."""
@@ -52,7 +55,7 @@ def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None
 
 
 def sources_of_restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None:
-    """Whether starts of equal likelihood have found the same sources; None where sources were not compared.
+    """Whether other starts have found the same sources as the best; None where sources were not compared.
 
     A likelihood cannot tell this: where u is silent, or rows are few beside the noise, endlessly many solutions explain
     the rows equally well.
@@ -61,54 +64,41 @@ def sources_of_restarts(records: list[dict[str, Any]], n_components: int) -> Fin
     if len(compared) < 2:
         return None
     best, *others = sorted(compared, key=lambda r: r["held_out"])
-    limit = best["held_out"] + SAME_OPTIMUM * n_components
-    ties = [r for r in others if r["held_out"] <= limit]
-    if not ties:
-        return _without_ties(others)
-    worst = min(ties, key=lambda r: r["agreement"])
-    value = float(worst["agreement"])
-    who = f"{_starts(len(ties))} that explain{'s' if len(ties) == 1 else ''} held-out rows as well as the best one"
-    numbers = f"correlation with its sources {value:.2f}"
-    numbers += " or more" if len(ties) > 1 else ""
-    numbers += f", least of one source {min(r['least_agreement'] for r in ties):.2f}"
-    if value >= SAME_SOURCES:
-        alone = {r.get("origin", i) for i, r in enumerate([best, *ties])}
-        verdict = "good" if len(alone) > 1 else "info"
-        text = f"{who} found the same sources ({numbers})."
-        if len(alone) == 1:
-            text += " All were grown from the same first network, so this says little."
-    else:
+    same = [r for r in others if r["agreement"] >= SAME_SOURCES]
+    rest = [r for r in others if r["agreement"] < SAME_SOURCES]
+    rivals = [r for r in rest if r["held_out"] - best["held_out"] <= AS_GOOD * n_components]
+    least = min(r["least_agreement"] for r in rivals or same or others)
+    if rivals:
+        value = float(min(r["agreement"] for r in rivals))
         verdict = "warning" if value >= OTHER_SOURCES else "bad"
         text = (
-            f"{who} found {'other' if verdict == 'bad' else 'partly other'} sources ({numbers}). Likelihood does not "
-            "choose between them: do not interpret single sources. More rows, more values of u, or a u that changes "
-            "the sources more, may decide."
+            f"{_starts(len(rivals), others)} explained held-out rows as well as the best one with "
+            f"{'partly other' if verdict == 'warning' else 'other'} sources (correlation {value:.2f}"
+            f"{' at worst' if len(rivals) > 1 else ''}, of one source {least:.2f}). Likelihood does not choose between "
+            "them: do not interpret single sources. More rows, more values of u, or a u that changes the sources more "
+            "may decide."
         )
-    return _agreement(value, verdict, text[0].upper() + text[1:])
-
-
-def _without_ties(others: list[dict[str, Any]]) -> Finding:
-    """No other start is as good: have worse ones found the same sources at least?"""
-    same = [r for r in others if r["agreement"] >= SAME_SOURCES]
-    nearest = float(max(r["agreement"] for r in others))
-    if same:
+    elif same:
+        value = float(min(r["agreement"] for r in same))
+        origins = {r.get("origin", i) for i, r in enumerate([best, *same])}
+        verdict = "good" if len(origins) > 1 else "info"
+        text = f"{_starts(len(same), others)} found the same sources as the best one (correlation {value:.2f}"
+        text += f"{' or more' if len(same) > 1 else ''}, of one source {least:.2f})."
+        if len(origins) == 1:
+            text += " All were grown from the same first network, so this says little."
+        if rest:
+            gap = min(r["held_out"] for r in rest) - best["held_out"]
+            text += (
+                f" {_starts(len(rest), others)} found others, which explain held-out rows worse, by {gap:.2f} nats "
+                f"per row{' or more' if len(rest) > 1 else ''}."
+            )
+        text += " Agreement is necessary, not sufficient."
+    else:
+        value, verdict = float(max(r["agreement"] for r in others)), "warning"
         text = (
-            f"No other start explains held-out rows as well as the best one, but {len(same)} of {len(others)} found "
-            f"the same sources (correlation up to {nearest:.2f})."
+            f"No other start found the sources of the best one (correlation {value:.2f} at most, {len(others)} "
+            "compared). They explain held-out rows best, but nothing confirms them: raise n_restarts."
         )
-        return _agreement(nearest, "info", text)
-    text = (
-        "No other start explains held-out rows as well as the best one, and none found its sources (correlation up to "
-        f"{nearest:.2f}). Nothing confirms them: raise n_restarts."
-    )
-    return _agreement(nearest, "warning", text)
-
-
-def _starts(count: int) -> str:
-    return "the other start" if count == 1 else f"the {count} other starts"
-
-
-def _agreement(value: float, verdict: Any, text: str) -> Finding:
     return Finding(
         "agreement of sources",
         value,
@@ -117,3 +107,9 @@ def _agreement(value: float, verdict: Any, text: str) -> Finding:
         text=text,
         reference="mean over sources after the best assignment, on held-out rows, with a discrete u centred out",
     )
+
+
+def _starts(count: int, others: list[dict[str, Any]]) -> str:
+    if count == len(others):
+        return "The other start" if count == 1 else f"All {count} other starts"
+    return f"{count} of {len(others)} other starts"
