@@ -93,16 +93,22 @@ def record(held_out, agreement, origin=None, least=None):
     ],
 )
 def test_findings_on_the_sources_of_other_starts(others, verdict, said):
-    finding = sources_of_restarts([record(1.0, 1.0, 0), *others, record(1.0, None, 5)], 2)
+    finding = sources_of_restarts([record(1.0, 1.0, 0), *others, record(1.0, None, 5)], 2, 10**5)
     assert finding is not None
     assert finding.verdict == verdict
     assert said in finding.text
 
 
+def test_a_difference_that_few_rows_cannot_tell_does_not_choose():
+    records = [record(1.0, 1.0, 0), record(1.03, 0.7, 1), record(1.05, 0.97, 2)]
+    verdicts = [sources_of_restarts(records, 2, n_rows).verdict for n_rows in (300, 5000)]
+    assert verdicts == ["bad", "good"]
+
+
 def test_nothing_is_said_where_sources_were_not_compared():
-    assert sources_of_restarts([], 2) is None
-    assert sources_of_restarts([{"held_out": 1.0}, {"held_out": 1.0}], 2) is None
-    assert sources_of_restarts([record(1.0, 1.0), record(1.0, None)], 2) is None
+    assert sources_of_restarts([], 2, 9) is None
+    assert sources_of_restarts([{"held_out": 1.0}, {"held_out": 1.0}], 2, 9) is None
+    assert sources_of_restarts([record(1.0, 1.0), record(1.0, None)], 2, 9) is None
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def mixture():
 def test_starts_agree_where_u_tells_and_not_where_it_is_silent(mixture):
     options = {"max_iter": 400, "n_restarts": 4, "random_state": 0, "prior": "gaussian"}
     told = identica.FlowICA(3, **options).fit(mixture.X, u=mixture.u)
-    assert sources_of_restarts(told.restarts_, 3).verdict == "good"
+    assert sources_of_restarts(told.restarts_, 3, 150).verdict == "good"
     silent = np.random.default_rng(0).permutation(mixture.u)
     with pytest.warns(identica.errors.DataWarning, match="u tells nothing"):
         blind = identica.FlowICA(3, **options).fit(mixture.X, u=silent)

@@ -1,6 +1,6 @@
 """The training loop on problems whose course and minimum are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
@@ -11,7 +11,8 @@ import pytest
 
 from identica.data import Dataset
 from identica.errors import NonFiniteError, Status
-from identica.training import LBFGS, Adam, Stage, compiled, fit, loop
+from identica.training import LBFGS, Adam, Stage, compiled, fit
+from identica.training.records import still_improving
 
 N = 50
 ROWS = np.random.default_rng(0).normal([1.0, -2.0], [1.0, 0.5], (N, 2)).astype(np.float32)
@@ -408,6 +409,21 @@ def test_restarts_remember_which_first_one_they_were_grown_from():
     nearest = np.argsort(((places - ROWS.mean(0)) ** 2).sum(1))[:2]
     assert [r["origin"] for r in result.restarts] == [int(nearest[i % 2]) for i in range(5)]
     assert [r["origin"] for r in run(first).restarts] == [0, 1, 2, 3]
+    apart = replace(second, independent=True)
+    assert [r["origin"] for r in run(first, apart).restarts] == [0, 1, 2, 3, 4]
+    assert [r["origin"] for r in run(first, apart, replace(second, name="c")).restarts] == [0, 0, 0, 0, 0]
+
+
+def test_restarts_are_compared_where_a_stage_names_sources():
+    told = stage("a", restarts=3, rule="distance", steps=1, chunk=1, sources=_rows_times_place)
+    records = run(told).restarts
+    best = min(records, key=lambda r: r["held_out"])
+    assert best["agreement"] == pytest.approx(1.0)
+    assert all("agreement" not in r for r in run(replace(told, sources=None)).restarts)
+
+
+def _rows_times_place(system, rows):
+    return rows.x * system.place
 
 
 @pytest.mark.parametrize(
@@ -425,4 +441,4 @@ def test_restarts_remember_which_first_one_they_were_grown_from():
 def test_progress_is_what_falls_below_all_before(held_out, improving):
     earlier = {"stage": 0, "held_out": [9.0, 9.0]}
     records = [earlier, *({"stage": 1, "held_out": [5.0, value]} for value in held_out)]
-    assert loop._still_improving(records, 1, 0.05) is improving
+    assert still_improving(records, 1, 0.05) is improving

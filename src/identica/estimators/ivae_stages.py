@@ -150,6 +150,7 @@ class IVAEPlan:
             batch_size=self.batch_size,
             chunk=250,
             patience=self._patience,
+            independent=True,
         )
         steps = [max(1, round(share * self.max_iter)) for share in (_COMPARED, _CONTINUED)]
         comparison = replace(

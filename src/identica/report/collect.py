@@ -77,7 +77,9 @@ def collect(
             learned.choice(candidates),
             # Where sources are not determined, equal objectives are no agreement.
             starts.restarts(list(estimator.restarts_), n) if name != "LinearICA" and not controls else None,
-            starts.sources_of_restarts(list(estimator.restarts_), n),
+            starts.sources_of_restarts(
+                list(estimator.restarts_), n, len(estimator.held_out_rows_) or len(estimator.fit_rows_)
+            ),
             statements.distinct_values(n_segments, n, _statistics(estimator))
             if _uses_u(name) and n_segments
             else None,

@@ -10,8 +10,9 @@ from identica.findings import Finding
 SAME_SOURCES, OTHER_SOURCES = 0.95, 0.8
 """Mean correlation from which two starts have found the same sources, and below which they have found others."""
 
-AS_GOOD = 0.004
-"""Held-out nats per row and source within which two starts explain rows equally well: none is trained to the end."""
+AS_GOOD, SPREAD = 0.004, 1.0
+"""Held-out nats per row and source within which two starts explain rows equally well, as none is trained to the end;
+and nats of one row by which different solutions differ, which gives the standard error of a difference."""
 
 
 def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None:
@@ -54,11 +55,19 @@ def restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None
     )
 
 
-def sources_of_restarts(records: list[dict[str, Any]], n_components: int) -> Finding | None:
+def sources_of_restarts(records: list[dict[str, Any]], n_components: int, n_rows: int) -> Finding | None:
     """Whether other starts have found the same sources as the best; None where sources were not compared.
 
     A likelihood cannot tell this: where u is silent, or rows are few beside the noise, endlessly many solutions explain
     the rows equally well.
+
+    Parameters
+    ----------
+    records : list of dict
+        ``restarts_`` of an estimator.
+    n_components : int
+    n_rows : int
+        Rows that ranked the restarts.
     """
     compared = [r for r in records if r.get("agreement") is not None]
     if len(compared) < 2:
@@ -66,7 +75,8 @@ def sources_of_restarts(records: list[dict[str, Any]], n_components: int) -> Fin
     best, *others = sorted(compared, key=lambda r: r["held_out"])
     same = [r for r in others if r["agreement"] >= SAME_SOURCES]
     rest = [r for r in others if r["agreement"] < SAME_SOURCES]
-    rivals = [r for r in rest if r["held_out"] - best["held_out"] <= AS_GOOD * n_components]
+    as_good = max(AS_GOOD * n_components, SPREAD / np.sqrt(n_rows))
+    rivals = [r for r in rest if r["held_out"] - best["held_out"] <= as_good]
     least = min(r["least_agreement"] for r in rivals or same or others)
     if rivals:
         value = float(min(r["agreement"] for r in rivals))

@@ -172,7 +172,7 @@ class _Run:
                     init_solver(arrays, stage.solver),
                     arrays,
                     np.full(stage.restarts, np.inf),
-                    [origins[r % len(origins)] if origins else r for r in range(stage.restarts)],
+                    _origins(stage, origins),
                     records=records,
                     restarts=restarts,
                     n_steps=n_steps,
@@ -354,6 +354,12 @@ class _Run:
             seconds=time.monotonic() - self.started,
         )
         return any([callback(progress) is True for callback in self.callbacks])
+
+
+def _origins(stage: Stage, before: list[int]) -> list[int]:
+    """The restart of the first stage that each restart of a stage goes back to."""
+    own = list(range(stage.restarts))
+    return own if stage.independent or not before else [before[r % len(before)] for r in own]
 
 
 def _copy(state: _State) -> _State:

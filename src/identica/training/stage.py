@@ -57,6 +57,8 @@ class Stage:
         converged only if its last chunk gained more than `loop.TOLERANCE`.
     sources : callable or None
         By which restarts are compared at the end, where the method claims to determine sources.
+    independent : bool
+        Whether restarts count as first networks of their own, though the stage before kept fewer.
     cost : float
         What a row of a step costs, relative to other stages; for the progress bar.
     """
@@ -74,6 +76,7 @@ class Stage:
     patience: int | None = None
     tolerance: float | None = None
     sources: Sources | None = None
+    independent: bool = False
     cost: float = 1.0
 
     def prepare_of(self, restart: int) -> Prepare:
