@@ -6,6 +6,7 @@ encoder that was trained to propose draws is better. Held-out rows tell which is
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,14 +62,15 @@ def train_network(
         return first
     local = _local_explains_more(first.system, data if held_out is None else held_out, seed)
     second = run_stages(
-        plan.last_stages(first.system, local=local),
+        plan.last_stages(first.kept, local=local),
         data,
         held_out,
         seed=seed,
         callbacks=[within(callback, _FIRST_SHARE, 1.0) for callback in callbacks],
         checkpoint=None if checkpoint is None else checkpoint.beside("tuning"),
     )
-    return Fit(second.system, second.history, first.restarts, second.status, second.n_steps).after(first)
+    restarts = second.restarts if len(second.restarts) > 1 else first.restarts
+    return replace(second, restarts=restarts).after(first)
 
 
 def _local_explains_more(system: VariationalModel, held_out: Dataset, seed: int) -> bool:

@@ -113,10 +113,6 @@ def _updated(
     return jax.lax.fori_loop(0, iterations, step, start)
 
 
-GROUP = 4
-"""Restarts that are trained side by side in one compiled call. Groups run on all cores at once."""
-
-
 def train_population(
     arrays: PyTree,
     solver_state: PyTree,
@@ -130,14 +126,16 @@ def train_population(
     steps: int,
     batch_size: int | None,
     n_rows: int,
+    group: int,
 ) -> tuple[PyTree, PyTree, np.ndarray]:
     """Steps ``start`` to ``stop`` of all restarts; the mean finite loss of each, NaN if none was.
 
-    A restart's noise depends on its own number only, and groups have a fixed size, so the number of
-    cores changes nothing but the time, and memory does not grow with the number of restarts.
+    At most ``group`` restarts are trained in one compiled call, and groups run on all cores at once. A restart's
+    noise depends on its own number only, and groups have a fixed size, so the number of cores changes nothing
+    but the time, and memory does not grow with the number of restarts.
     """
     n_restarts = n_members(arrays)
-    size = min(GROUP, n_restarts)
+    size = min(group, n_restarts)
     # The last group is filled up with copies of the last restart, so that one compilation serves all.
     groups = [np.minimum(np.arange(i, i + size), n_restarts - 1) for i in range(0, n_restarts, size)]
 

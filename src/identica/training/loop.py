@@ -60,6 +60,8 @@ class Fit:
         How it ended.
     n_steps : int
         Solver steps, summed over stages.
+    kept : list of PyTree
+        What the last stage keeps, best first, for stages that are chosen only then.
     """
 
     system: PyTree
@@ -67,6 +69,7 @@ class Fit:
     restarts: list[dict[str, object]]
     status: Status
     n_steps: int
+    kept: list[PyTree] = field(default_factory=list)
 
     def after(self, first: "Fit") -> "Fit":
         """This one as the end of a longer one, with the history and the steps of the first part before its own."""
@@ -210,7 +213,7 @@ class _Run:
                     kept = [self._prepare(later, kept[0], 0)]
                 break
         history = columns_of(records, [s.name for s in self.stages])
-        return Fit(kept[0], history, restarts, status, n_steps)
+        return Fit(kept[0], history, restarts, status, n_steps, kept)
 
     def _prepare(self, index: int, system: PyTree | None, restart: int) -> PyTree:
         key = named_key(self.seed, "prepare", index, restart)
@@ -292,6 +295,7 @@ class _Run:
                     state.arrays, state.solver, loss = train_population(
                         state.arrays, state.solver, wrapped, key, state.step, stop,
                         static, stage.objective, stage.solver, stage.steps, batch_size, n_rows,
+                        stage.group,
                     )  # fmt: skip
                 elif isinstance(stage.solver, EM):
                     previous = np.asarray(state.records[-1]["loss"], np.float64)

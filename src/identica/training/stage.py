@@ -23,6 +23,10 @@ Sources: TypeAlias = Callable[[PyTree, Dataset], Array]
 """``sources(system, rows) -> (rows, n)``: what the system takes for the sources of these rows; hashable."""
 
 
+GROUP = 4
+"""Restarts that are usually trained side by side in one compiled call."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One entry of the list that `identica.training.fit` runs.
@@ -59,6 +63,9 @@ class Stage:
         By which restarts are compared at the end, where the method claims to determine sources.
     independent : bool
         Whether restarts count as first networks of their own, though the stage before kept fewer.
+    group : int
+        Most restarts that are trained in one compiled call. Operations of flows are small and gain from company;
+        those of networks do not, and two groups use two cores.
     cost : float
         What a row of a step costs, relative to other stages; for the progress bar.
     """
@@ -77,6 +84,7 @@ class Stage:
     tolerance: float | None = None
     sources: Sources | None = None
     independent: bool = False
+    group: int = GROUP
     cost: float = 1.0
 
     def prepare_of(self, restart: int) -> Prepare:
