@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "contrastive start": {},
     "restarts (one)": {"n_restarts": 1},
+    "second finalist": {},
     "cross-entropy of u": {},
     "letting go of it": {},
     "samples of the bound (one)": {},
@@ -55,10 +56,12 @@ class VariedPlan(IVAEPlan):
         stages = super().first_stages()
         if self.without == "contrastive start":
             stages = [replace(s, steps=1) if s.name == "contrastive start" else s for s in stages]
+        if self.without == "second finalist":
+            stages[-2:] = [replace(stages[-2], keep=1), replace(stages[-1], restarts=1)]
         return [self._changed(stage, last=False) for stage in stages]
 
-    def last_stages(self, system: Any, *, local: bool) -> list[Stage]:
-        stages = super().last_stages(system, local=local and self.without != "Gauss-Newton steps")
+    def last_stages(self, systems: Any, *, local: bool) -> list[Stage]:
+        stages = super().last_stages(systems, local=local and self.without != "Gauss-Newton steps")
         if self.without == "polish":
             stages = stages[:-1]
         return [self._changed(stage, last=True) for stage in stages]
