@@ -164,6 +164,7 @@ class IVAEPlan:
             patience=self._patience,
             independent=True,
             group=2,
+            cost=_TRAINING_SAMPLES,
         )
         steps = [max(1, round(share * self.max_iter)) for share in (_COMPARED, _CONTINUED)]
         comparison = replace(
@@ -213,6 +214,7 @@ class IVAEPlan:
             batch_size=self.batch_size,
             sources=posterior_mean,
             group=1,
+            cost=_TUNING_SAMPLES,
             chunk=250,
             patience=self._patience,
         )

@@ -24,7 +24,7 @@ from identica.training.compiled import evaluate_population
 from identica.training.population import stack
 from identica.training.progress import Callback, within
 
-_FIRST_SHARE = 0.3
+_FIRST_SHARE = 0.6
 """Of the progress bar, for what comes before the choice."""
 
 _CLEAR = 0.02
