@@ -111,8 +111,8 @@ class IVAE(VariationalEstimator):
     history_ : dict of arrays
         ``stage, step, restart, loss, held_out``, nats per row.
     restarts_ : list of dict
-        Seed, held-out objective and status of each start that the bound compared, and ``agreement`` and
-        ``least_agreement`` of its sources with those of the best, as in `FlowICA`.
+        Seed, held-out objective and status of the starts that were trained longest side by side (two networks, three
+        flows), and ``agreement`` and ``least_agreement`` of their sources with those of the best, as in `FlowICA`.
     fit_rows_, held_out_rows_, gross_rows_ : int arrays
         Rows that were fitted, held out, and left out as gross spikes.
     seed_, n_iter_, n_features_in_, feature_names_in_, fit_seconds_

@@ -52,7 +52,7 @@ from identica.training.stage import Prepare, unchanged
 from identica.typing import Array, Key
 
 _CONTRASTIVE, _DECODER, _COMPARED, _CONTINUED = 0.2, 0.04, 0.2, 0.27
-"""Shares of max_iter for starts, their decoders, and training several of them, then one; the rest is fine-tuning it.
+"""Shares of max_iter for starts, their decoders, and training several of them, then the best; the rest is fine-tuning.
 What comes before fine-tuning finds the sources, and under noise of .3 half as many steps did not always: .82 instead of
 .95. Steps moved from comparison to starts lose (.92)."""
 
@@ -60,12 +60,12 @@ _CARRIED = 4
 """Contrastive starts that are compared by the bound: cross-entropy does not rank them under noise of .3, and among two
 the best one was not always (.867 and .932 of a ceiling of .96, with four .945 and .943)."""
 
-_TRAINING_SAMPLES, _TUNING_SAMPLES, _RATE = 5, 20, 8e-3
-"""Samples of the bound before fine-tuning and in it: with few, it favours sources with Gaussian posteriors."""
-
 _FINALISTS = 2
 """Of these, those that are fine-tuned: before, bounds that differ by .01 nats may rank them wrongly (.829 before one of
 .922, which ended .04 nats better)."""
+
+_TRAINING_SAMPLES, _TUNING_SAMPLES, _RATE = 5, 20, 8e-3
+"""Samples of the bound before fine-tuning and in it: with few, it favours sources with Gaussian posteriors."""
 
 _DECODER_UNITS = "leaky_relu+tanh"
 """With units of one kind, decoders of mixtures of the other kind missed the likelihood by .05 to .7 nats per row."""
@@ -144,7 +144,7 @@ class IVAEPlan:
         return [*first, *self._tuning(unchanged, first[-1].restarts)]
 
     def first_stages(self) -> list[Stage]:
-        """Starts, their decoders, and the choice of one."""
+        """Starts, their decoders, and training of those that are worth fine-tuning."""
         contrastive = max(1, round(_CONTRASTIVE * self.max_iter))
         decoder = max(1, round(_DECODER * self.max_iter))
         starts, continued = self._starts(_ADAM, contrastive)
