@@ -414,6 +414,15 @@ def test_restarts_remember_which_first_one_they_were_grown_from():
     assert [r["origin"] for r in run(first, apart, replace(second, name="c")).restarts] == [0, 0, 0, 0, 0]
 
 
+def test_what_the_last_stage_keeps_is_handed_on_best_first():
+    result = run(stage(restarts=4, keep=2, rule="distance", solver=Adam(rate=1e-6), steps=1, chunk=1))
+    places = np.array([np.asarray(system.place) for system in result.kept])
+    distances = ((places - ROWS.mean(0)) ** 2).sum(1)
+    every = np.array([_draw_of(r).place for r in range(4)])
+    assert distances == pytest.approx(np.sort(((every - ROWS.mean(0)) ** 2).sum(1))[:2], rel=1e-3)
+    assert result.system is result.kept[0]
+
+
 def test_restarts_are_compared_where_a_stage_names_sources():
     told = stage("a", restarts=3, rule="distance", steps=1, chunk=1, sources=_rows_times_place)
     records = run(told).restarts
