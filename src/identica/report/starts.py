@@ -92,8 +92,9 @@ def sources_of_restarts(records: list[dict[str, Any]], n_components: int, n_rows
         value = float(min(r["agreement"] for r in same))
         origins = {r.get("origin", i) for i, r in enumerate([best, *same])}
         verdict = "good" if len(origins) > 1 else "info"
-        text = f"{_starts(len(same), others)} found the same sources as the best one (correlation {value:.2f}"
-        text += f"{' or more' if len(same) > 1 else ''}, of one source {least:.2f})."
+        text = f"{_starts(len(same), others)} found the same sources as the best one (correlation at least "
+        # Rounded down: no two fits are alike, and 1.00 would say so.
+        text += f"{np.floor(1e3 * value) / 1e3:.3f}, of single sources {np.floor(1e3 * least) / 1e3:.3f})."
         if len(origins) == 1:
             text += " All were grown from the same first network, so this says little."
         if rest:
